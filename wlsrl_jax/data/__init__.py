@@ -1,0 +1,1 @@
+"""Data sources, preparation, splits and the input pipeline."""

@@ -1,0 +1,92 @@
+"""Optimisers: AdamW or SGD, warm-up and cosine decay, clipping, decay masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+def decay_mask(params: Any) -> Any:
+    """Marks what weight decay applies to: kernels, not biases or normalisation scales.
+
+    Args:
+      params: pytree of arrays.
+
+    Returns:
+      The same structure with ``True`` for arrays of two or more dimensions.
+    """
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def learning_rate_schedule(
+    peak: float, total_steps: int, warmup_steps: int, final_fraction: float
+) -> optax.Schedule:
+    """Linear warm-up from 0 to ``peak``, then cosine decay to ``peak * final_fraction``.
+
+    Args:
+      peak: largest learning rate.
+      total_steps: optimiser steps of the whole run.
+      warmup_steps: steps of the warm-up, fewer than ``total_steps``.
+      final_fraction: learning rate of the last step as a fraction of ``peak``.
+
+    Returns:
+      A map from step to learning rate.
+
+    Raises:
+      ValueError: if the warm-up is as long as the run.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"config.optimizer.warmup_epochs gives {warmup_steps} warm-up steps, but the run "
+            f"has {total_steps} steps; shorten the warm-up or raise config.num_epochs."
+        )
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup_steps else peak, peak, warmup_steps, total_steps, peak * final_fraction
+    )
+
+
+def make_optimizer(
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    b2: float = 0.999,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """Builds the gradient transformation of a run.
+
+    Args:
+      name: "adamw" (Loshchilov and Hutter 2019) or "sgd" (Nesterov momentum, decoupled
+        weight decay).
+      schedule: learning rate by step.
+      weight_decay: strength for kernels; see ``decay_mask``.
+      momentum: momentum of SGD, first moment's decay of AdamW.
+      b2: second moment's decay of AdamW.
+      clip_norm: largest global gradient norm; 0 does not clip.
+
+    Returns:
+      An optax transformation.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if name == "adamw":
+        rule = optax.adamw(
+            schedule, b1=momentum, b2=b2, weight_decay=weight_decay, mask=decay_mask
+        )
+    elif name == "sgd":
+        rule = optax.chain(
+            optax.trace(decay=momentum, nesterov=True),
+            optax.add_decayed_weights(weight_decay, decay_mask),
+            optax.scale_by_learning_rate(schedule),
+        )
+    else:
+        raise ValueError(
+            f"config.optimizer.name={name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
+        )
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
