@@ -45,7 +45,9 @@ def best_entry(history: History) -> dict[str, Any] | None:
 def open_manager(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Opens a directory of checkpoints, creating it unless ``read_only``."""
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=None, create=not read_only, read_only=read_only,
+        max_to_keep=None,
+        create=not read_only,
+        read_only=read_only,
         cleanup_tmp_directories=not read_only,
     )
     return ocp.CheckpointManager(directory.resolve(), options=options)
@@ -90,7 +92,8 @@ def save(
 def _abstract(mesh: Any, shapes: Any) -> Any:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes, state_sharding(mesh, shapes),
+        shapes,
+        state_sharding(mesh, shapes),
     )
 
 
@@ -136,7 +139,9 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             log.warning(
                 "checkpoint %s/%d cannot be read (%s); trying the one before",
-                manager.directory, step, reason[:300],
+                manager.directory,
+                step,
+                reason[:300],
             )
     if steps:
         raise ValueError(
@@ -209,7 +214,7 @@ def read_weights(workdir: Path) -> dict[str, Any]:
         run = manager.restore(latest, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
         best = best_entry(run["history"])
         step = best["step"] if best and best["step"] in manager.all_steps() else latest
-        state = manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-        )["state"]
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
+            "state"
+        ]
     return state["ema"]

@@ -65,8 +65,11 @@ def predict_split(
     """
     rows: list[dict[str, Any]] = []
     stream = pipeline.evaluation_batches(
-        source, image_size=image_size, global_batch_size=batch_size,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        source,
+        image_size=image_size,
+        global_batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
         num_threads=num_threads,
     )
     for batch in stream:
@@ -76,18 +79,25 @@ def predict_split(
 
             output = {
                 t: multihost_utils.global_array_to_host_local_array(
-                    p, mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+                    p, mesh, jax.sharding.PartitionSpec(("data", "fsdp"))
+                )
                 for t, p in output.items()
             }
         keep = batch["index"] >= 0
-        rows.append({
-            "id": batch["id"][keep], "group": batch["group"][keep], "label": batch["label"][keep],
-            **{f"p/{t}": np.asarray(p)[keep] for t, p in output.items()},
-        })
+        rows.append(
+            {
+                "id": batch["id"][keep],
+                "group": batch["group"][keep],
+                "label": batch["label"][keep],
+                **{f"p/{t}": np.asarray(p)[keep] for t, p in output.items()},
+            }
+        )
         between_batches()
     joined = {key: np.concatenate([r[key] for r in rows]) for key in rows[0]}
     return Predictions(
-        joined["id"], joined["group"], task_labels(tasks, joined["label"]),
+        joined["id"],
+        joined["group"],
+        task_labels(tasks, joined["label"]),
         {t.name: joined[f"p/{t.name}"] for t in tasks},
     )
 
@@ -107,9 +117,7 @@ def evaluate_predictions(
     return {k: v[0] for k, v in results.items()}, {k: v[1] for k, v in results.items() if v[1]}
 
 
-def write_predictions(
-    path: Path, tasks: Sequence[Task], splits: dict[str, Predictions]
-) -> None:
+def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predictions]) -> None:
     """Writes per-image predictions, by way of a temporary file, so it is whole or absent.
 
     Args:

@@ -76,9 +76,7 @@ def make_optimizer(
       ValueError: for an unknown name.
     """
     if name == "adamw":
-        rule = optax.adamw(
-            schedule, b1=momentum, b2=b2, weight_decay=weight_decay, mask=decay_mask
-        )
+        rule = optax.adamw(schedule, b1=momentum, b2=b2, weight_decay=weight_decay, mask=decay_mask)
     elif name == "sgd":
         rule = optax.chain(
             optax.trace(decay=momentum, nesterov=True),

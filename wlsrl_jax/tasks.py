@@ -69,7 +69,9 @@ def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task
     """
     classes = tuple(classes)
     if normal not in classes:
-        raise ValueError(f"normal={normal!r} is not a class of this data set: {', '.join(classes)}.")
+        raise ValueError(
+            f"normal={normal!r} is not a class of this data set: {', '.join(classes)}."
+        )
     identity = tuple(range(len(classes)))
     abnormal = tuple(int(name != normal) for name in classes)
     if modality == "oct":

@@ -102,7 +102,10 @@ def make_train_step(
     def objective(params, batch_stats, images, labels, denominators, key):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = model.apply(
-            variables, normalize(images), train=True, mutable=["batch_stats"],
+            variables,
+            normalize(images),
+            train=True,
+            mutable=["batch_stats"],
             rngs={"dropout": key},
         )
         per_task = {}
@@ -139,13 +142,18 @@ def make_train_step(
                 stats, total = carry
                 index, part = xs
                 (loss, (per_task, stats)), grads = gradient(
-                    state.params, stats, part["image"], part["labels"], denominators,
+                    state.params,
+                    stats,
+                    part["image"],
+                    part["labels"],
+                    denominators,
                     jax.random.fold_in(key, index),
                 )
                 return (stats, jax.tree.map(jnp.add, total, (loss, per_task, grads))), None
 
             zeros = (
-                jnp.zeros(()), {t: jnp.zeros(()) for t in active},
+                jnp.zeros(()),
+                {t: jnp.zeros(()) for t in active},
                 jax.tree.map(jnp.zeros_like, state.params),
             )
             (stats, (loss, per_task, grads)), _ = jax.lax.scan(
@@ -157,7 +165,8 @@ def make_train_step(
         decay = jnp.minimum(ema_decay, (1.0 + done) / (10.0 + done))
         ema = jax.tree.map(
             lambda old, new: decay * old + (1.0 - decay) * new,
-            state.ema, {"params": params, "batch_stats": stats},
+            state.ema,
+            {"params": params, "batch_stats": stats},
         )
         metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
         metrics |= {f"loss/{task}": value for task, value in per_task.items()}
@@ -182,7 +191,7 @@ def make_predict_step(model: nn.Module) -> Callable[[Any, jax.Array], dict[str, 
     """
 
     def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        logits = model.apply(variables, normalize(images), train=False)
+        logits: Any = model.apply(variables, normalize(images), train=False)
         return {task: jax.nn.softmax(z.astype(jnp.float32)) for task, z in logits.items()}
 
     return predict

@@ -104,8 +104,9 @@ def evaluation_batches(
         return {**example, "image": resize(example["image"], height, width)}
 
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * rows)
-    starts = range(process_index * rows, -(-total // global_batch_size) * global_batch_size,
-                   global_batch_size)
+    starts = range(
+        process_index * rows, -(-total // global_batch_size) * global_batch_size, global_batch_size
+    )
     wanted = [i for s in starts for i in range(s, s + rows)]
     mine = grain.MapDataset.source([min(i, total - 1) for i in wanted])
     stream = iter(mine.map(lambda i: prepare(source[i])).to_iter_dataset(options))

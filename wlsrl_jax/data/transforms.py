@@ -93,7 +93,10 @@ def augment(
     warp = np.concatenate([matrix, offset[:, None]], axis=1)
     if not np.allclose(warp, [[1, 0, 0], [0, 1, 0]]):
         image = cv2.warpAffine(
-            image, warp, (width, height), flags=cv2.INTER_LINEAR,
+            image,
+            warp,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT if channels == 3 else cv2.BORDER_REFLECT_101,
         ).reshape(height, width, channels)
 
