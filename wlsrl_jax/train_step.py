@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from wlsrl_jax.losses import safe_ratio
+
 Batch = dict[str, Any]
 LossFn = Callable[..., tuple[jax.Array, jax.Array]]
 
@@ -112,9 +114,7 @@ def make_train_step(
         total = jnp.zeros(())
         for task in active:
             numerator, _ = losses[task](logits[task], labels[task])
-            denominator = denominators[task]
-            safe = jnp.where(denominator > 0, denominator, 1.0)
-            per_task[task] = jnp.where(denominator > 0, numerator / safe, 0.0)
+            per_task[task] = safe_ratio(numerator, denominators[task])
             total = total + task_weights[task] * per_task[task]
         return total, (per_task, updated.get("batch_stats", {}))
 

@@ -1,0 +1,246 @@
+"""The dual-stream network: a separable and a standard convolution trunk, fused, with heads.
+
+The abstract of Kaloi et al. (iCoMET 2023) fixes two streams, one of separable and one of
+conventional convolutions, and one head a task. Depth, widths, normalisation and fusion
+are reconstructions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from wlsrl_jax import ops
+
+NORMS = ("batch", "group")
+FUSIONS = ("concat", "sum", "gated")
+STREAMS = {
+    "dual": ("separable", "standard"),
+    "separable": ("separable",),
+    "standard": ("standard",),
+}
+
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# Fan-out of a depthwise kernel counts all channels as outputs of one filter; each has its own.
+_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+class Conv(nn.Module):
+    """Stride-1 SAME convolution without bias; parameters named and shaped as ``nn.Conv``'s.
+
+    Attributes:
+      features: output channels; for a depthwise convolution, those of the input.
+      kernel_size: side of the square kernel.
+      depthwise: one filter a channel instead of a full mix.
+      dtype: of the computation; parameters stay float32.
+      implementation: see ``ops``.
+    """
+
+    features: int
+    kernel_size: int = 3
+    depthwise: bool = False
+    dtype: Any = jnp.float32
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``."""
+        inputs = 1 if self.depthwise else x.shape[-1]
+        shape = (self.kernel_size, self.kernel_size, inputs, self.features)
+        init = _depthwise_init if self.depthwise else _kernel_init
+        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        apply = ops.depthwise_conv2d if self.depthwise else ops.conv2d
+        return apply(x.astype(self.dtype), kernel, implementation=self.implementation)
+
+
+class Stream(nn.Module):
+    """One trunk: stages of ``blocks`` x (convolution, norm, ReLU), then 2x max pooling.
+
+    The separable trunk uses a depthwise 3x3 and a pointwise 1x1 convolution for each
+    standard 3x3. Its first convolution is a standard one: with one or three input
+    channels a depthwise filter could only see one channel and would save nothing.
+
+    Attributes:
+      kind: "separable" or "standard".
+      widths: channels of each stage.
+      blocks: convolutions of each stage.
+      norm: see ``DualStream``.
+      dtype: of the computation.
+      implementation: see ``ops``.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    blocks: int
+    norm: str
+    dtype: Any
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H', W', widths[-1]]``, H' about H / 2^(stages - 1).
+
+        An odd side is pooled with its last row or column standing alone.
+        """
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        for stage, width in enumerate(self.widths):
+            for block in range(self.blocks):
+                name = f"stage{stage}_block{block}"
+                if self.kind == "standard" or (stage == 0 and block == 0):
+                    x = Conv(width, name=f"{name}_conv", **shared)(x)
+                else:
+                    x = Conv(x.shape[-1], depthwise=True, name=f"{name}_depthwise", **shared)(x)
+                    x = Conv(width, 1, name=f"{name}_pointwise", **shared)(x)
+                x = nn.relu(self._norm(f"{name}_norm", width, train)(x))
+            if stage < len(self.widths) - 1:
+                x = max_pool(x)
+        return x
+
+    def _norm(self, name: str, width: int, train: bool) -> nn.Module:
+        if self.norm == "batch":
+            return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=name)
+        groups = max(g for g in range(1, 9) if width % g == 0)
+        return nn.GroupNorm(groups, dtype=self.dtype, name=name)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max pooling with stride 2 of ``[B, H, W, C]``; odd sides are rounded up.
+
+    Written as a maximum of four strided views, whose gradient is elementwise: XLA's
+    select-and-scatter, the gradient of a windowed reduction, is slow on CPU.
+    """
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    pairs = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
+    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+
+
+class DualStream(nn.Module):
+    """Dual-stream multitask network.
+
+    Attributes:
+      heads: (task, number of classes) of each linear head.
+      widths: channels of each stage; a stage ends with 2x pooling, but for the last.
+      blocks: convolutions of each stage.
+      norm: "batch" (global over devices under jit) or "group" (no running state).
+      fusion: of the pooled features: "concat", "sum", or "gated", a learnt mix for each
+        image and feature, ``g * separable + (1 - g) * standard``.
+      streams: "dual", or one trunk alone, "separable" or "standard", for ablation.
+      hidden: width of the shared dense layer.
+      dropout: rate before the heads.
+      dtype: of the computation; parameters and logits are float32.
+      conv_implementation: "auto" (by platform) or "lax", see ``ops``.
+    """
+
+    heads: tuple[tuple[str, int], ...]
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    blocks: int = 1
+    norm: str = "batch"
+    fusion: str = "concat"
+    streams: str = "dual"
+    hidden: int = 128
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    conv_implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("norm", self.norm, NORMS)
+        _check_choice("fusion", self.fusion, FUSIONS)
+        _check_choice("streams", self.streams, STREAMS)
+        _check_choice("conv_implementation", self.conv_implementation, ops.IMPLEMENTATIONS)
+        if not self.widths or min(self.widths) < 1 or self.blocks < 1 or self.hidden < 1:
+            raise ValueError("model: widths, blocks and hidden must be positive.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model: dropout={self.dropout} must be in [0, 1).")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images_BxHxWxC: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """Computes the logits of every task.
+
+        Args:
+          images_BxHxWxC: normalised images.
+          train: use batch statistics and dropout (needs rng "dropout" if dropout > 0).
+
+        Returns:
+          Task -> float32 logits ``[B, classes]``. The last feature map of each trunk is
+          sown as intermediate ``separable`` and ``standard``.
+        """
+        pooled = []
+        for kind in STREAMS[self.streams]:
+            trunk = Stream(
+                kind,
+                self.widths,
+                self.blocks,
+                self.norm,
+                self.dtype,
+                self.conv_implementation,
+                name=kind,
+            )
+            features = trunk(images_BxHxWxC, train=train)
+            self.sow("intermediates", kind, features)
+            pooled.append(jnp.mean(features.astype(jnp.float32), axis=(1, 2)))
+        x_BxF = pooled[0] if len(pooled) == 1 else self._fuse(*pooled)
+        x_BxF = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="shared")(x_BxF))
+        x_BxF = nn.Dropout(self.dropout, deterministic=not train)(x_BxF)
+        return {
+            task: nn.Dense(classes, dtype=self.dtype, name=f"head_{task}")(x_BxF).astype(
+                jnp.float32
+            )
+            for task, classes in self.heads
+        }
+
+    def _fuse(self, separable: jax.Array, standard: jax.Array) -> jax.Array:
+        both = jnp.concatenate([separable, standard], axis=-1)
+        if self.fusion == "concat":
+            return both
+        if self.fusion == "sum":
+            return separable + standard
+        gate = nn.sigmoid(nn.Dense(separable.shape[-1], dtype=self.dtype, name="gate")(both))
+        return gate * separable + (1.0 - gate) * standard
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {"widths": (8, 16, 16), "blocks": 1, "hidden": 16},
+    "small": {"widths": (16, 32, 64, 128), "blocks": 1, "hidden": 128},
+    "medium": {"widths": (16, 32, 64, 96, 128), "blocks": 2, "hidden": 128},
+    "base": {"widths": (32, 64, 128, 256, 384), "blocks": 2, "hidden": 256},
+}
+"""tiny: tests. small: 64 px on a laptop. medium: real scans on a workstation. base: 224 px
+and more on accelerators."""
+
+
+def _check_choice(field: str, value: Any, valid: Any) -> None:
+    if value not in valid:
+        raise ValueError(
+            f"model: {field}={value!r} is unknown; choose one of {', '.join(map(str, valid))}."
+        )
+
+
+def make_model(preset: str, heads: Mapping[str, int], **overrides: Any) -> DualStream:
+    """Builds a model from a preset.
+
+    Args:
+      preset: a key of ``PRESETS``.
+      heads: task -> number of classes.
+      **overrides: fields of ``DualStream`` that replace the preset's.
+
+    Returns:
+      The module.
+
+    Raises:
+      ValueError: for an unknown preset, field or field value, listing the valid ones.
+    """
+    _check_choice("preset", preset, PRESETS)
+    fields = [f.name for f in dataclasses.fields(DualStream) if f.name not in ("parent", "name")]
+    for field in overrides:
+        if field not in fields:
+            raise ValueError(f"model has no field {field!r}; it has: {', '.join(fields)}.")
+    return DualStream(heads=tuple(heads.items()), **{**PRESETS[preset], **overrides})

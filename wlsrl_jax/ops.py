@@ -1,0 +1,264 @@
+"""Convolutions, lowered by platform.
+
+XLA's CPU backend computes depthwise convolutions and the gradients of standard ones many
+times below the rate of its matrix products. On CPU both are therefore written out: a
+depthwise convolution as a sum of shifted, scaled copies, the kernel gradient of a
+standard one as matrix products over patches of a few images at a time, which stay in
+cache. On every other platform the plain XLA convolution is lowered and nothing else.
+
+The written-out forms have reverse-mode derivatives of first order (``jax.custom_vjp``);
+``implementation="lax"`` keeps the plain path, which has all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+IMPLEMENTATIONS = ("auto", "lax")
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_PATCH_BYTES = 2**21  # patches of one block: what fits the second-level cache
+
+
+def _pads(padding: str, kernel: Array) -> Pads:
+    """Explicit padding of a stride-1 convolution, as XLA's SAME and VALID define it."""
+    kh, kw = kernel.shape[:2]
+    if padding == "VALID":
+        return ((0, 0), (0, 0))
+    return (((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2))
+
+
+def _check(name: str, x: Array, kernel: Array, padding: str, implementation: str) -> None:
+    if x.ndim != 4 or kernel.ndim != 4:
+        raise ValueError(
+            f"{name}: x must be [N, H, W, C] and kernel [kh, kw, in, out], got {x.shape} and "
+            f"{kernel.shape}."
+        )
+    if padding not in ("SAME", "VALID"):
+        raise ValueError(f"{name}: padding={padding!r} is unknown; choose SAME or VALID.")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"{name}: implementation={implementation!r} is unknown; choose one of "
+            f"{', '.join(IMPLEMENTATIONS)}."
+        )
+
+
+def _lax_conv(x: Array, kernel: Array, stride: int, padding: str | Pads, groups: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=groups,
+    )
+
+
+def conv2d(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: str = "SAME",
+    implementation: str = "auto",
+) -> Array:
+    """Standard 2-D convolution.
+
+    Args:
+      x: ``[N, H, W, in]``.
+      kernel: ``[kh, kw, in, out]``, the dtype of ``x``.
+      stride: step in both directions.
+      padding: "SAME" or "VALID".
+      implementation: "auto" (by platform) or "lax".
+
+    Returns:
+      ``[N, H', W', out]``.
+
+    Raises:
+      ValueError: for shapes that do not fit or an unknown option.
+    """
+    _check("conv2d", x, kernel, padding, implementation)
+    if kernel.shape[2] != x.shape[3]:
+        raise ValueError(
+            f"conv2d: kernel {kernel.shape} takes {kernel.shape[2]} channels, x has {x.shape[3]}."
+        )
+    if implementation == "lax" or stride != 1 or min(x.shape) == 0:
+        return _lax_conv(x, kernel, stride, padding, 1)
+    if kernel.shape[:2] == (1, 1):
+        # A matrix product on every platform; XLA sees it as one, CPU included.
+        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
+    return _conv2d(x, kernel, _pads(padding, kernel))
+
+
+def depthwise_conv2d(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: str = "SAME",
+    implementation: str = "auto",
+) -> Array:
+    """Depthwise 2-D convolution: every channel has its own filters.
+
+    Args:
+      x: ``[N, H, W, C]``.
+      kernel: ``[kh, kw, 1, C * multiplier]``, the dtype of ``x``.
+      stride: step in both directions.
+      padding: "SAME" or "VALID".
+      implementation: "auto" (by platform) or "lax".
+
+    Returns:
+      ``[N, H', W', C * multiplier]``; outputs ``c * multiplier ...`` come from channel c.
+
+    Raises:
+      ValueError: for shapes that do not fit or an unknown option.
+    """
+    _check("depthwise_conv2d", x, kernel, padding, implementation)
+    channels = x.shape[3]
+    if kernel.shape[2] != 1 or kernel.shape[3] % channels:
+        raise ValueError(
+            f"depthwise_conv2d: kernel {kernel.shape} must be [kh, kw, 1, k * {channels}]."
+        )
+    if implementation == "lax" or stride != 1 or min(x.shape) == 0:
+        return _lax_conv(x, kernel, stride, padding, channels)
+    if kernel.shape[3] != channels:
+        x = jnp.repeat(x, kernel.shape[3] // channels, axis=3)
+    return _depthwise(x, kernel, _pads(padding, kernel))
+
+
+def _mirror(kernel: Array, pads: Pads) -> tuple[Array, Pads]:
+    """The kernel and padding that carry an output gradient back to the input."""
+    kh, kw = kernel.shape[:2]
+    (top, bottom), (left, right) = pads
+    back = ((kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right))
+    return kernel[::-1, ::-1], back
+
+
+# --- depthwise --------------------------------------------------------------------------
+
+
+def _windows(x: Array, kernel_size: Sequence[int], pads: Pads) -> list[Array]:
+    """The ``kh * kw`` shifted views of a padded image, row by row."""
+    kh, kw = kernel_size
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    height, width = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
+    return [padded[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
+
+
+def _accumulator(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _depthwise_cpu(x: Array, kernel: Array, pads: Pads) -> Array:
+    taps = kernel.reshape(-1, kernel.shape[3]).astype(_accumulator(x))
+    windows = _windows(x, kernel.shape[:2], pads)
+    terms = [w.astype(taps.dtype) * t for w, t in zip(windows, taps, strict=True)]
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
+
+
+def _depthwise_kernel_gradient_cpu(x: Array, g: Array, kernel: Array, pads: Pads) -> Array:
+    wide = g.astype(_accumulator(g))
+    # Two sums: the first runs over whole image rows, so that it fills the vector lanes
+    # even when there are few channels.
+    sums = [
+        jnp.sum(jnp.sum(w * wide, axis=(0, 1)), axis=0) for w in _windows(x, kernel.shape[:2], pads)
+    ]
+    return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x: Array, kernel: Array, pads: Pads) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, k: _depthwise_cpu(x, k, pads),
+        default=lambda x, k: _lax_conv(x, k, 1, pads, x.shape[3]),
+    )
+
+
+def _depthwise_forward(x: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    return _depthwise(x, kernel, pads), (x, kernel)
+
+
+def _depthwise_backward(pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    def cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        mirrored, back = _mirror(kernel, pads)
+        return (
+            _depthwise_cpu(g, mirrored, back),
+            _depthwise_kernel_gradient_cpu(x, g, kernel, pads),
+        )
+
+    def plain(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        _, vjp = jax.vjp(lambda x, k: _lax_conv(x, k, 1, pads, x.shape[3]), x, kernel)
+        return vjp(g)
+
+    return lax.platform_dependent(*saved, g, cpu=cpu, default=plain)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+# --- standard ---------------------------------------------------------------------------
+
+
+def _patches(x: Array, kernel_size: Sequence[int], pads: Pads) -> Array:
+    """``[N, H, W, C]`` to ``[N * H' * W', kh * kw * C]``."""
+    joined = jnp.concatenate(_windows(x, kernel_size, pads), axis=-1)
+    return joined.reshape(-1, joined.shape[-1])
+
+
+def _block(x: Array, taps: int) -> int:
+    """How many images make one block: the largest divisor of N whose patches fit."""
+    n, height, width, channels = x.shape
+    one = height * width * channels * taps * x.dtype.itemsize
+    return max(d for d in range(1, n + 1) if n % d == 0 and (d == 1 or d * one <= _PATCH_BYTES))
+
+
+def _blocks(x: Array, block: int) -> Array:
+    return x.reshape(-1, block, *x.shape[1:])
+
+
+def _kernel_gradient_cpu(x: Array, g: Array, kernel: Array, pads: Pads) -> Array:
+    out = kernel.shape[3]
+
+    def one(total: Array, parts: tuple[Array, Array]) -> tuple[Array, None]:
+        part, part_g = parts
+        patches = _patches(part, kernel.shape[:2], pads)
+        rows = part_g.reshape(-1, out)
+        return total + jnp.matmul(patches.T, rows, preferred_element_type=total.dtype), None
+
+    zero = jnp.zeros((kernel.size // out, out), _accumulator(x))
+    block = _block(x, kernel.shape[0] * kernel.shape[1])
+    total, _ = lax.scan(one, zero, (_blocks(x, block), _blocks(g, block)))
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv2d(x: Array, kernel: Array, pads: Pads) -> Array:
+    return _lax_conv(x, kernel, 1, pads, 1)
+
+
+def _conv2d_forward(x: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    return _conv2d(x, kernel, pads), (x, kernel)
+
+
+def _conv2d_backward(pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    def cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        mirrored, back = _mirror(jnp.swapaxes(kernel, 2, 3), pads)
+        return _lax_conv(g, mirrored, 1, back, 1), _kernel_gradient_cpu(x, g, kernel, pads)
+
+    def plain(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        _, vjp = jax.vjp(lambda x, k: _lax_conv(x, k, 1, pads, 1), x, kernel)
+        return vjp(g)
+
+    return lax.platform_dependent(*saved, g, cpu=cpu, default=plain)
+
+
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
