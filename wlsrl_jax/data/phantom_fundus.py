@@ -9,6 +9,7 @@ preretinal haemorrhage.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ WHITE = np.array([0.95, 0.90, 0.78], np.float32)
 
 @functools.lru_cache(maxsize=16)
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x and y in -1..1 across the larger field, and the radius from the centre."""
+    """Coordinates x and y in -1..1 across the larger field, and the radius from the centre."""
     y = ((np.arange(height) + 0.5) / height * 2.0 - 1.0)[:, None].astype(np.float32)
     x = ((np.arange(width) + 0.5) / width * 2.0 - 1.0)[None, :].astype(np.float32)
     return x, y, np.sqrt(x**2 + y**2)
@@ -112,7 +113,7 @@ def _exudates(canvas: _Canvas, rng: np.random.Generator) -> None:
     """Clusters of small waxy dots."""
     for centre in _place(rng, int(rng.integers(1, 4)), 0.6):
         for offset in rng.normal(0, 0.07, (int(rng.integers(3, 8)), 2)):
-            canvas.disc(*(centre + offset), r=rng.uniform(0.010, 0.022))
+            canvas.disc(centre[0] + offset[0], centre[1] + offset[1], rng.uniform(0.010, 0.022))
 
 
 def render(
@@ -137,8 +138,8 @@ def render(
     light = uniform(-0.2, 0.2) * x + uniform(-0.2, 0.2) * y - uniform(0.05, 0.30) * radius**2
     coarse = rng.normal(size=(6, 6)).astype(np.float32)
     mottle = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    image = hue * (1.0 + light + 0.05 * mottle)[..., None]
-    side = rng.choice([-1.0, 1.0])
+    image: np.ndarray = hue * (1.0 + light + 0.05 * mottle)[..., None]
+    side = float(rng.choice([-1.0, 1.0]))
     disc = (side * uniform(0.45, 0.65), uniform(-0.12, 0.12))
     macula = np.exp(-((x + side * 0.1) ** 2 + (y - disc[1]) ** 2) / uniform(0.02, 0.05))
     image = image * (1.0 - uniform(0.15, 0.35) * macula)[..., None]
@@ -154,27 +155,27 @@ def render(
 
     # The lesions of the grade.
     red, exudates, wool, new = (_Canvas(height, width) for _ in range(4))
-    dots = {
+    dots: Any = {
         0: 0,
         1: rng.integers(4, 10),
         2: rng.integers(4, 12),
         3: rng.integers(6, 16),
         4: rng.integers(2, 14),
     }[grade]
-    for point in _place(rng, int(dots)):
-        red.disc(*point, r=uniform(0.016, 0.024))
+    for px, py in _place(rng, int(dots)):
+        red.disc(px, py, uniform(0.016, 0.024))
     blots = np.zeros((0, 2))
     if grade in (2, 4):
         blots = _place(rng, int(rng.integers(2, 7)))
     elif grade == 3:
         blots = _place_in_quadrants(rng, int(rng.integers(4, 7)))
-    for point in blots:
-        red.ellipse(*point, uniform(0.035, 0.065), uniform(0.030, 0.045), uniform(0, 180))
+    for px, py in blots:
+        red.ellipse(px, py, uniform(0.035, 0.065), uniform(0.030, 0.045), uniform(0, 180))
     if grade >= 2:
         if uniform() < 0.75:
             _exudates(exudates, rng)
-        for point in _place(rng, int(rng.integers(0, 3 if grade == 2 else 5)), 0.65):
-            wool.ellipse(*point, uniform(0.04, 0.07), uniform(0.03, 0.05), uniform(0, 180))
+        for px, py in _place(rng, int(rng.integers(0, 3 if grade == 2 else 5)), 0.65):
+            wool.ellipse(px, py, uniform(0.04, 0.07), uniform(0.03, 0.05), uniform(0, 180))
     if grade == 4:
         unit = min(height, width) / 64.0
         boat = uniform() < 0.6
@@ -213,10 +214,12 @@ def render(
     # Acquisition: haze, dust, blur, noise, tone, field stop.
     image = image * (1.0 - (haze := uniform(0.0, 0.12))) + haze * 0.6
     dust = _Canvas(height, width)
-    for point in _place(rng, int(rng.integers(0, 3)), 0.9):
-        dust.disc(*point, r=uniform(0.03, 0.06))
+    for px, py in _place(rng, int(rng.integers(0, 3)), 0.9):
+        dust.disc(px, py, uniform(0.03, 0.06))
     image = _blend(image, dust.coverage() * 0.15, np.full(3, 0.35, np.float32))
-    image = image + uniform(0.005, 0.025) * rng.standard_normal((height, width, 3), np.float32)
+    image = image + uniform(0.005, 0.025) * rng.standard_normal(
+        (height, width, 3), dtype=np.float32
+    )
     image = uniform(0.8, 1.1) * np.clip(image, 0.0, 1.2) ** uniform(0.85, 1.2)
     field = radius < uniform(0.93, 1.0)
     image = np.where(field[..., None], image, 0.0)

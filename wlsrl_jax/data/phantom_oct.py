@@ -64,13 +64,13 @@ def render(
     base = uniform(0.52, 0.72) + tilt * x - curve * x**2 + 0.006 * _smooth_noise(rng, x, 4)
     fovea, pit_width = uniform(-0.6, 0.6), uniform(0.18, 0.35)
     pit = uniform(0.0, 0.5) * np.exp(-(((x - fovea) / pit_width) ** 2))
-    thickness = uniform(0.22, 0.34) * (1.0 + 0.03 * _smooth_noise(rng, x, 3))
+    thickness = uniform(0.24, 0.36) * (1.0 + 0.03 * _smooth_noise(rng, x, 3))
 
     rpe = base.copy()
     thickening = np.zeros_like(x)
     fluid = np.zeros_like(x)
     if name == "DRUSEN":
-        count = rng.integers(2, 7)
+        count = int(rng.integers(2, 7))
         centres = uniform(-0.85, 0.85, count)
         lift = _bumps(x, centres, uniform(0.05, 0.12, count), uniform(0.025, 0.055, count))
         rpe = base - np.minimum(lift, 0.075)
@@ -86,7 +86,10 @@ def render(
         thickening = _bumps(x, centre, half, uniform(0.10, 0.40, 1))
         pit = pit * uniform(0.2, 0.8)
     outer = rpe - fluid  # where the neurosensory retina ends
-    inner = outer - thickness * (1.0 - pit) * (1.0 + thickening)
+    # The inner retina follows a bump of the RPE only in part.
+    follow = 0.25 if name == "DRUSEN" else 0.7
+    surface = base - follow * (base - outer)
+    inner = surface - thickness * (1.0 - pit) * (1.0 + thickening)
 
     # Layers: brightness by relative depth.
     relative = (depth - inner) / (outer - inner)
@@ -120,10 +123,10 @@ def render(
         count = int(rng.integers(3, 10))
         for _ in range(count):
             cx = centre[0] + rng.normal() * half[0] * 0.55
-            level = uniform(0.42, 0.76)
+            layer = uniform(0.42, 0.76)
             column = int(np.clip((cx + 1) / 2 * width, 0, width - 1))
             span = float(outer[0, column] - inner[0, column])
-            cy = float(inner[0, column]) + level * span
+            cy = float(inner[0, column]) + layer * span
             ry = uniform(0.08, 0.17) * span
             rx = uniform(0.035, 0.10)
             cyst = ((x - cx) / rx) ** 2 + ((depth - cy) / ry) ** 2 < 1.0

@@ -1,0 +1,91 @@
+"""A data set by name: phantoms, or one that ``data.prepare`` has written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from wlsrl_jax.data import phantom
+from wlsrl_jax.data.prepared import load_prepared
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Splits with one label an example.
+
+    Attributes:
+      name: of the data set.
+      modality: "oct" or "fundus".
+      classes: names, in the order of the labels.
+      normal: the healthy one.
+      splits: "train", "validation", "test" -> source; a source has a length, examples by
+        index (dict of image uint8 ``[H, W, C]``, label, id, group) and ``labels()``.
+      fingerprint: SHA-256 of the manifest, or of what defines the phantoms.
+      is_phantom: whether results on it are a rehearsal only.
+    """
+
+    name: str
+    modality: str
+    classes: tuple[str, ...]
+    normal: str
+    splits: Mapping[str, Any]
+    fingerprint: str
+    is_phantom: bool
+
+
+def load_dataset(data: Any, modality: str) -> Dataset:
+    """Opens the data set that a config names.
+
+    Args:
+      data: ``config.data``.
+      modality: ``config.modality``.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: if it is unknown or of the other modality.
+      FileNotFoundError: if it is not prepared, with the command that does it.
+    """
+    if data.dataset == "phantom":
+        sizes = {split: int(data.phantom[split]) for split in phantom.SPLITS}
+        splits = {
+            split: phantom.PhantomSource(
+                modality, split, size, data.height, data.width, data.phantom.seed
+            )
+            for split, size in sizes.items()
+        }
+        identity = {
+            "modality": modality,
+            "seed": data.phantom.seed,
+            **sizes,
+            "size": [data.height, data.width],
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return Dataset(
+            "phantom",
+            modality,
+            phantom.CLASSES[modality],
+            phantom.NORMAL[modality],
+            splits,
+            digest,
+            True,
+        )
+    found = load_prepared(data.dataset, data.data_dir or None)
+    if found.modality != modality:
+        raise ValueError(
+            f"config.data.dataset={data.dataset!r} is a set of {found.modality} images; use "
+            f"configs/{found.modality}.py."
+        )
+    return Dataset(
+        found.name,
+        found.modality,
+        found.classes,
+        found.normal,
+        found.splits,
+        found.manifest_sha256,
+        False,
+    )

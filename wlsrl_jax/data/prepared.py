@@ -1,0 +1,2 @@
+def load_prepared(name, data_dir):
+    raise FileNotFoundError(name)

@@ -1,0 +1,91 @@
+"""The fields that every config has, with their defaults and what they mean."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def base_config() -> ConfigDict:
+    """Returns the defaults; files under ``configs/`` set what depends on the data."""
+    c = ConfigDict()
+    c.name = "run"  # part of the default workdir, runs/<name>-<dataset>
+    c.modality = "oct"  # "oct" or "fundus"
+    c.seed = 0  # of initialisation, order, augmentation and dropout
+    c.num_epochs = 10.0
+    c.batch_size = 32  # global, over all devices
+    c.require_accelerator = False  # True: running on CPU is an error
+    c.allow_missing_classes = False  # True: train although a class has no example
+    c.init_from = ""  # workdir whose weights to start from
+    c.log_every = 10  # steps
+    c.log_example_ids = False  # True: write the ids of every batch to example_ids.jsonl
+
+    c.data = ConfigDict()
+    c.data.dataset = "phantom"
+    c.data.data_dir = ""  # of prepared data; "" is TFDS_DATA_DIR, then TFDS's default
+    c.data.height = 64  # pixels, of the model's input
+    c.data.width = 64
+    c.data.num_threads = 2  # that read and augment
+    c.data.phantom = ConfigDict()  # sizes of the phantom splits
+    c.data.phantom.train = 2000
+    c.data.phantom.validation = 400
+    c.data.phantom.test = 1000
+    c.data.phantom.seed = 0
+
+    c.augment = ConfigDict()  # see data/transforms.py; 0 switches one off
+    c.augment.flip = 0.5  # probability
+    c.augment.rotation = 0.0  # degrees
+    c.augment.shift = 0.0  # fraction of the side
+    c.augment.scale = 0.0  # relative
+    c.augment.brightness = 0.0  # fraction of full range
+    c.augment.contrast = 0.0  # relative
+    c.augment.gamma = 0.0  # of log gamma
+    c.augment.speckle = 0.0  # standard deviation, multiplicative
+    c.augment.noise = 0.0  # standard deviation, fraction of full range
+
+    c.model = ConfigDict()  # see model.py
+    c.model.preset = "small"
+    c.model.streams = "dual"  # "dual", "separable" or "standard"
+    c.model.fusion = "concat"  # "concat", "sum" or "gated"
+    c.model.norm = "batch"  # "batch" or "group"
+    c.model.dropout = 0.0
+    c.model.dtype = "float32"  # or "bfloat16", of the computation
+    c.model.conv_implementation = "auto"  # or "lax"
+
+    c.loss = ConfigDict()  # see losses.py; a loss reads the parameters it has
+    c.loss.name = "wlsrl"
+    c.loss.by_task = ConfigDict()  # task -> another loss for this task; "" is loss.name
+    c.loss.variant = "target"
+    c.loss.smoothing = 0.1
+    c.loss.gamma = 2.0
+    c.loss.sigma = 1.0
+    c.loss.scale = 1.0
+    c.loss.class_weights = "inverse"  # "none", "inverse", "sqrt_inverse", "effective_number"
+    c.loss.beta = 0.999  # of "effective_number"
+    c.task_weights = ConfigDict()  # task -> lambda; 0 switches the task's loss off
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"  # or "sgd"
+    c.optimizer.learning_rate = 2e-3
+    c.optimizer.final_fraction = 0.01  # of the learning rate, at the last step
+    c.optimizer.warmup_epochs = 1.0
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.momentum = 0.9
+    c.optimizer.b2 = 0.999
+    c.optimizer.clip_norm = 1.0  # 0 does not clip
+    c.optimizer.ema_decay = 0.99  # of the weights that are evaluated; 0 is no average
+    c.optimizer.accumulation = 1  # micro-batches a step
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 100  # besides every evaluation
+    c.checkpoint.keep = 2  # recent ones; the selected one is kept as well
+
+    c.eval = ConfigDict()
+    c.eval.every_epochs = 1.0
+    c.eval.batch_size = 64
+    c.eval.dataset = ""  # --mode=evaluate: another prepared data set
+    c.eval.split = "test"  # of it
+    c.eval.label_map = ""  # "THEIRS:OURS,..." where class names differ
+
+    c.mesh = ConfigDict()
+    c.mesh.fsdp = 1  # devices that share one copy of the parameters
+    return c

@@ -1,0 +1,134 @@
+"""Evaluating a finished run again, also on another prepared data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from wlsrl_jax import checkpoint, environment, evaluate
+from wlsrl_jax import train_step as steps
+from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.preemption import StopRequest
+from wlsrl_jax.results import print_results, results_document
+from wlsrl_jax.setup_run import build_model
+from wlsrl_jax.sharding import check_batch_size, make_mesh
+from wlsrl_jax.tasks import MISSING, Task
+from wlsrl_jax.workdir import read_json, write_json
+
+
+def parse_label_map(text: str) -> dict[str, str]:
+    """Parses "THEIRS:OURS,...".
+
+    Raises:
+      ValueError: for an entry without a colon.
+    """
+    pairs = [entry.split(":") for entry in text.split(",") if entry]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS.")
+    return {theirs.strip(): ours.strip() for theirs, ours in pairs}
+
+
+def map_tasks(
+    saved: dict[str, Any], dataset: Dataset, label_map: dict[str, str]
+) -> tuple[tuple[Task, ...], list[str]]:
+    """The tasks of a run, read from the labels of another data set.
+
+    A class maps to the one that ``label_map`` says, else to the one of its own name. One
+    that maps nowhere has no label in the task of all classes, and still counts as normal
+    or abnormal.
+
+    Args:
+      saved: content of the run's ``data.json``.
+      dataset: the other data set.
+      label_map: their class -> ours.
+
+    Returns:
+      (tasks, their classes that map nowhere).
+
+    Raises:
+      ValueError: if ``label_map`` names an unknown class.
+    """
+    ours = saved["classes"]
+    for theirs, mine in label_map.items():
+        if theirs not in dataset.classes or mine not in ours:
+            raise ValueError(
+                f"config.eval.label_map has {theirs}:{mine}, but {dataset.name} has "
+                f"{', '.join(dataset.classes)} and the run has {', '.join(ours)}."
+            )
+    target = {
+        c: label_map.get(c, saved["normal"] if c == dataset.normal else c) for c in dataset.classes
+    }
+    tasks = []
+    for name, task in saved["tasks"].items():
+        if list(task["classes"]) == list(ours):
+            mapped = [
+                ours.index(target[c]) if target[c] in ours else MISSING for c in dataset.classes
+            ]
+        else:
+            mapped = [int(c != dataset.normal) for c in dataset.classes]
+        tasks.append(Task(name, tuple(task["classes"]), tuple(mapped), task["ordinal"]))
+    return tuple(tasks), [c for c in dataset.classes if target[c] not in ours]
+
+
+def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+    """Evaluates the selected checkpoint of a run; its own files are left as they are.
+
+    Args:
+      config: ``config.eval`` says on what; everything else is the run's own.
+      workdir: a finished run.
+      stop: looked at between batches.
+
+    Returns:
+      The content of ``evaluation-<dataset>-<split>/metrics.json``.
+
+    Raises:
+      ValueError: if the workdir holds no run or a field is wrong.
+    """
+    print(f"devices: {environment.check_devices(config.require_accelerator)}", flush=True)
+    if not (workdir / "metrics.json").exists():
+        raise ValueError(f"--workdir={workdir} holds no finished run; train it first.")
+    own = ConfigDict(read_json(workdir / "config.json"))
+    saved = read_json(workdir / "data.json")
+    name = config.eval.dataset or own.data.dataset
+    data = own.data
+    with data.unlocked():
+        data.dataset = name
+        data.data_dir = config.data.data_dir or own.data.data_dir
+    dataset = load_dataset(data, own.modality)
+    split = config.eval.split
+    if split not in dataset.splits:
+        raise ValueError(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
+    tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
+    if unmapped:
+        print(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
+    mesh = make_mesh(config.mesh.fsdp)
+    check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    variables = checkpoint.read_weights(workdir)
+    predictions = evaluate.predict_split(
+        jax.jit(steps.make_predict_step(build_model(own, tasks))),
+        variables,
+        dataset.splits[split],
+        tasks,
+        image_size=(own.data.height, own.data.width),
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+        num_threads=config.data.num_threads,
+        between_batches=stop.check,
+    )
+    document = results_document(
+        tasks,
+        {split: predictions},
+        dataset=dataset,
+        seed=own.seed,
+        selected=read_json(workdir / "metrics.json")["selected"],
+    )
+    output = workdir / f"evaluation-{name}-{split}"
+    output.mkdir(exist_ok=True)
+    evaluate.write_predictions(output / "predictions.csv", tasks, {split: predictions})
+    write_json(output / "metrics.json", document)
+    print_results(document)
+    print(f"results: {output / 'metrics.json'}")
+    return document

@@ -1,0 +1,35 @@
+"""A polite stop: SIGTERM and SIGINT are noted, and looked at between compiled calls."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+EXIT_PREEMPTED = 75
+"""Exit status of a run that saved itself and can go on (EX_TEMPFAIL of sysexits.h)."""
+
+
+class PreemptedError(Exception):
+    """The run was asked to stop; start it again with the same command to go on."""
+
+
+class StopRequest:
+    """Notes the first SIGTERM or SIGINT; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def install(self) -> None:
+        """Takes over the handlers; call from the main thread."""
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def check(self) -> None:
+        """Raises ``PreemptedError`` if a stop was asked for."""
+        if self.signal:
+            raise PreemptedError(signal.Signals(self.signal).name)

@@ -1,0 +1,189 @@
+"""From a config to the pieces of a run: data, tasks, model, losses, optimiser, devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wlsrl_jax import train_step as steps
+from wlsrl_jax.class_weights import class_weights
+from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.transforms import Augmentation
+from wlsrl_jax.losses import LOSSES, make_loss
+from wlsrl_jax.model import DualStream, make_model
+from wlsrl_jax.optimizer import learning_rate_schedule, make_optimizer
+from wlsrl_jax.sharding import check_batch_size, make_mesh
+from wlsrl_jax.tasks import Task, class_counts, make_tasks
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CHANNELS = {"oct": 1, "fundus": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that a config resolves to.
+
+    Attributes:
+      config: the config.
+      dataset: opened data.
+      tasks: its tasks.
+      model: the network.
+      losses: task -> reduced loss.
+      class_weights: task -> weights used, for the record.
+      optimizer: gradient transformation.
+      mesh: devices.
+      total_steps: optimiser steps of the run.
+      steps_per_epoch: global batches an epoch, a fraction.
+    """
+
+    config: Any
+    dataset: Dataset
+    tasks: tuple[Task, ...]
+    model: DualStream
+    losses: dict[str, steps.LossFn]
+    class_weights: dict[str, list[float]]
+    optimizer: optax.GradientTransformation
+    mesh: Any
+    total_steps: int
+    steps_per_epoch: float
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the model's input, pixels."""
+        return self.config.data.height, self.config.data.width
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Ranges of the random changes."""
+        return Augmentation(**self.config.augment)
+
+    def init_state(self) -> steps.TrainState:
+        """Initial train state; traceable."""
+        shape = (*self.image_size, CHANNELS[self.config.modality])
+        return steps.init_state(self.model, self.optimizer, shape, self.config.seed)
+
+    def every(self, epochs: float) -> int:
+        """Epochs as a number of steps, at least one."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
+
+def build_model(config: Any, tasks: tuple[Task, ...]) -> DualStream:
+    """The network of a config with one head a task.
+
+    Raises:
+      ValueError: names the field of ``config.model`` that is wrong.
+    """
+    fields = dict(config.model)
+    preset, dtype = fields.pop("preset"), fields.pop("dtype")
+    if dtype not in DTYPES:
+        raise ValueError(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
+    heads = {task.name: task.num_classes for task in tasks}
+    return make_model(preset, heads, dtype=DTYPES[dtype], **fields)
+
+
+def build_losses(
+    config: Any, tasks: tuple[Task, ...], counts: Any
+) -> tuple[dict[str, steps.LossFn], dict[str, list[float]]]:
+    """The loss of every task, with class weights from training counts only.
+
+    Args:
+      config: the config.
+      tasks: the tasks.
+      counts: task -> ``[C]`` training examples of each class.
+
+    Returns:
+      (task -> reduced loss, task -> class weights).
+
+    Raises:
+      ValueError: for a wrong field, or a class without examples.
+    """
+    losses, weights = {}, {}
+    for task in tasks:
+        name = config.loss.by_task.get(task.name) or config.loss.name
+        weights[task.name] = class_weights(
+            counts[task.name],
+            config.loss.class_weights,
+            beta=config.loss.beta,
+            allow_missing=config.allow_missing_classes,
+            task=task.name,
+            class_names=task.classes,
+        )
+        known = LOSSES[name].parameters if name in LOSSES else ()
+        try:
+            losses[task.name] = make_loss(
+                name,
+                num_classes=task.num_classes,
+                class_weights=weights[task.name],
+                ordinal=task.ordinal,
+                **{p: config.loss[p] for p in known},
+            )
+        except ValueError as error:
+            raise ValueError(f"config.loss, task {task.name}: {error}") from None
+    return losses, {name: w.tolist() for name, w in weights.items()}
+
+
+def build_run(config: Any) -> Run:
+    """Resolves a config.
+
+    Raises:
+      ValueError: names the field that is wrong.
+      FileNotFoundError: if the data set is not prepared.
+    """
+    mesh = make_mesh(config.mesh.fsdp)
+    check_batch_size("config.batch_size", config.batch_size, mesh)
+    check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    parts = config.optimizer.accumulation
+    if parts < 1 or config.batch_size % (parts * mesh.size):
+        raise ValueError(
+            f"config.optimizer.accumulation={parts} must divide the {config.batch_size} rows "
+            f"of a batch into multiples of the {mesh.size} devices."
+        )
+    if config.data.height < 16 or config.data.width < 16:
+        raise ValueError("config.data.height and .width must be at least 16 pixels.")
+    dataset = load_dataset(config.data, config.modality)
+    tasks = make_tasks(dataset.modality, dataset.classes, dataset.normal)
+    for field in ("task_weights", "loss.by_task"):
+        node = config.task_weights if field == "task_weights" else config.loss.by_task
+        if set(node) - {t.name for t in tasks}:
+            raise ValueError(f"config.{field} names a task that is not of {config.modality}.")
+    missing = [t.name for t in tasks if t.name not in config.task_weights]
+    if missing or not any(config.task_weights.values()):
+        raise ValueError("config.task_weights needs a weight for every task, one of them > 0.")
+    labels = dataset.splits["train"].labels()
+    losses, weights = build_losses(config, tasks, class_counts(tasks, labels))
+    steps_per_epoch = len(labels) / config.batch_size
+    total = max(1, math.ceil(config.num_epochs * steps_per_epoch))
+    o = config.optimizer
+    schedule = learning_rate_schedule(
+        o.learning_rate, total, round(o.warmup_epochs * steps_per_epoch), o.final_fraction
+    )
+    optimizer = make_optimizer(
+        o.name,
+        schedule,
+        weight_decay=o.weight_decay,
+        momentum=o.momentum,
+        b2=o.b2,
+        clip_norm=o.clip_norm,
+    )
+    return Run(
+        config,
+        dataset,
+        tasks,
+        build_model(config, tasks),
+        losses,
+        weights,
+        optimizer,
+        mesh,
+        total,
+        steps_per_epoch,
+    )
+
+
+def state_shapes(run: Run) -> Any:
+    """Shapes and dtypes of the train state, nothing computed."""
+    return jax.eval_shape(run.init_state)

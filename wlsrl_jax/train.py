@@ -1,0 +1,278 @@
+"""The training loop: build, restore, step, evaluate, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from wlsrl_jax import checkpoint, environment, evaluate
+from wlsrl_jax import train_step as steps
+from wlsrl_jax.data import pipeline
+from wlsrl_jax.metrics import selection_score
+from wlsrl_jax.preemption import PreemptedError, StopRequest
+from wlsrl_jax.results import print_results, results_document
+from wlsrl_jax.run_log import PHANTOM_NOTE, RunLog
+from wlsrl_jax.setup_run import Run, build_run, state_shapes
+from wlsrl_jax.sharding import replicated, state_sharding, to_global
+from wlsrl_jax.workdir import check_config, keep_until, locked, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+    """Trains, or goes on training, until the results are written.
+
+    Starts from the workdir's newest readable checkpoint, else from
+    ``config.init_from``, else from scratch. Kill it at any moment: the same command goes
+    on and ends with the same bits.
+
+    Args:
+      config: the config.
+      workdir: directory of the run; made if it does not exist.
+      stop: looked at between compiled calls.
+
+    Returns:
+      The content of ``metrics.json``.
+
+    Raises:
+      PreemptedError: after saving, if ``stop`` was asked for.
+      ValueError: for a wrong config or a workdir of another run.
+    """
+    print(f"devices: {environment.check_devices(config.require_accelerator)}", flush=True)
+    results = workdir / "metrics.json"
+    if (workdir / "config.json").exists():
+        check_config(workdir / "config.json", json.loads(config.to_json()))
+    if results.exists():
+        document = read_json(results)
+        print(f"{workdir}: finished run")
+        print_results(document)
+        return document
+    run = build_run(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir):
+        if jax.process_index() == 0:
+            _describe_run(run, workdir)
+        document = _train(run, workdir, stop)
+    print_results(document)
+    print(f"results: {results}")
+    return document
+
+
+def _describe_run(run: Run, workdir: Path) -> None:
+    if not (workdir / "config.json").exists():
+        write_json(workdir / "config.json", json.loads(run.config.to_json()))
+        write_json(workdir / "environment.json", environment.describe())
+    tasks = {
+        t.name: {"classes": t.classes, "label_map": t.label_map, "ordinal": t.ordinal}
+        for t in run.tasks
+    }
+    write_json(
+        workdir / "data.json",
+        {
+            "dataset": run.dataset.name,
+            "modality": run.dataset.modality,
+            "phantom": run.dataset.is_phantom,
+            "fingerprint": run.dataset.fingerprint,
+            "classes": run.dataset.classes,
+            "normal": run.dataset.normal,
+            "tasks": tasks,
+            "class_weights": run.class_weights,
+            "examples": {name: len(source) for name, source in run.dataset.splits.items()},
+        },
+    )
+
+
+def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+    config, mesh = run.config, run.mesh
+    shapes = state_shapes(run)
+    shardings = state_sharding(mesh, shapes)
+    manager = checkpoint.open_manager(workdir / "checkpoints")
+    restored = checkpoint.restore_latest(manager, shapes, mesh)
+    iterator = iter(
+        pipeline.train_batches(
+            run.dataset.splits["train"],
+            image_size=run.image_size,
+            ranges=run.augmentation,
+            global_batch_size=config.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=config.data.num_threads,
+        )
+    )
+    if restored is not None:
+        state, history, step = restored.state, restored.history, restored.step
+        iterator = checkpoint.restore_iterator(manager, step, iterator)
+        print(f"going on from step {step} of {run.total_steps}", flush=True)
+    else:
+        state = jax.jit(run.init_state, out_shardings=shardings)()
+        history, step = [], 0
+        if config.init_from:
+            state = _init_from(state, Path(config.init_from))
+
+    step_fn = jax.jit(
+        steps.make_train_step(
+            run.model,
+            run.optimizer,
+            run.losses,
+            dict(config.task_weights),
+            seed=config.seed,
+            ema_decay=config.optimizer.ema_decay,
+            accumulation=config.optimizer.accumulation,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    predict = jax.jit(steps.make_predict_step(run.model))
+    ids_path = workdir / "example_ids.jsonl"
+    keep_until(ids_path, step)
+    eval_every = run.every(config.eval.every_epochs)
+
+    def due(step: int, every: int) -> bool:
+        return step > 0 and (step % every == 0 or step == run.total_steps)
+
+    with RunLog(workdir, run.total_steps, step, run.dataset.is_phantom) as run_log:
+        run_log.say(_opening(run))
+        window: list[dict[str, jax.Array]] = []
+        window_start, first = time.monotonic(), True
+        while True:
+            try:
+                if due(step, eval_every) and step not in {e["step"] for e in history}:
+                    entry = _validate(run, predict, state, stop)
+                    run_log.evaluation(step, entry["results"], entry["score"])
+                    history = [*history, entry]
+                    checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
+                    window_start, window = time.monotonic(), []
+                elif due(step, config.checkpoint.every_steps):
+                    checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
+                stop.check()
+            except PreemptedError as error:
+                if step > 0:
+                    checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
+                    manager.wait_until_finished()
+                    run_log.say(f"{error}: saved step {step}; the same command goes on from there")
+                raise
+            if step == run.total_steps:
+                break
+            batch = next(iterator)
+            if config.log_example_ids:
+                with ids_path.open("a", encoding="utf-8") as file:
+                    line = {"step": step + 1, "ids": batch["id"].tolist()}
+                    file.write(json.dumps(line) + "\n")
+            state, metrics = step_fn(
+                state, to_global(pipeline.device_batch(batch, run.tasks), mesh)
+            )
+            step += 1
+            window.append(metrics)
+            if first:
+                jax.block_until_ready(metrics)
+                run_log.first_step_done(step)
+                window_start, window, first = time.monotonic(), [], False
+            elif step % config.log_every == 0:
+                values = _mean(window, step)
+                seconds = time.monotonic() - window_start
+                run_log.train(step, values, len(window) * config.batch_size / seconds)
+                window_start, window = time.monotonic(), []
+        manager.wait_until_finished()
+        return _finish(run, workdir, manager, history, shapes, predict, stop, run_log)
+
+
+def _opening(run: Run) -> str:
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(state_shapes(run).params))
+    sizes = ", ".join(f"{len(s)} {name}" for name, s in run.dataset.splits.items())
+    lines = [
+        f"data: {run.dataset.name} ({run.dataset.modality}), {sizes}",
+        f"model: {run.config.model.streams} stream, {count:,} parameters; "
+        f"loss: {run.config.loss.name}; {run.total_steps} steps of {run.config.batch_size}",
+    ]
+    return "\n".join([PHANTOM_NOTE, *lines] if run.dataset.is_phantom else lines)
+
+
+def _init_from(state: steps.TrainState, source: Path) -> steps.TrainState:
+    weights = checkpoint.read_weights(source)
+    params, fresh = checkpoint.transfer(state.params, weights["params"])
+    stats, fresh_stats = checkpoint.transfer(state.batch_stats, weights["batch_stats"])
+    if len(fresh) == len(jax.tree.leaves(params)):
+        raise ValueError(
+            f"config.init_from={source}: no parameter has a name and shape of this "
+            "model; check config.model."
+        )
+    for name in fresh + fresh_stats:
+        print(f"init_from: {name} starts afresh (absent there or of another shape)")
+    copy = jax.tree.map(lambda x: x.copy(), {"params": params, "batch_stats": stats})
+    return dataclasses.replace(state, params=params, batch_stats=stats, ema=copy)
+
+
+def _mean(window: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    fetched = jax.device_get(window)
+    values = {k: float(np.mean([m[k] for m in fetched])) for k in fetched[0]}
+    if not math.isfinite(values["loss"]):
+        raise ValueError(
+            f"the loss is {values['loss']} within the {len(window)} steps up to step {step}. "
+            "Lower config.optimizer.learning_rate; the checkpoints before it are kept."
+        )
+    return values
+
+
+def _predict(run: Run, predict: Any, variables: Any, split: str, stop: StopRequest) -> Any:
+    return evaluate.predict_split(
+        predict,
+        variables,
+        run.dataset.splits[split],
+        run.tasks,
+        image_size=run.image_size,
+        batch_size=run.config.eval.batch_size,
+        mesh=run.mesh,
+        num_threads=run.config.data.num_threads,
+        between_batches=stop.check,
+    )
+
+
+def _validate(run: Run, predict: Any, state: steps.TrainState, stop: StopRequest) -> Any:
+    predictions = _predict(run, predict, state.ema, "validation", stop)
+    results, _ = evaluate.evaluate_predictions(run.tasks, predictions)
+    return {"step": int(state.step), "score": selection_score(results), "results": results}
+
+
+def _finish(
+    run: Run,
+    workdir: Path,
+    manager: Any,
+    history: checkpoint.History,
+    shapes: Any,
+    predict: Any,
+    stop: StopRequest,
+    run_log: RunLog,
+) -> dict[str, Any]:
+    """Opens the test split, once, with the checkpoint that validation selected."""
+    best = checkpoint.best_entry(history)
+    assert best is not None  # the last step is always evaluated
+    selected = checkpoint.restore_step(manager, best["step"], shapes, run.mesh)
+    run_log.say(
+        f"testing step {best['step']}, the best of {len(history)} evaluations on validation"
+    )
+    splits = {
+        s: _predict(run, predict, selected.state.ema, s, stop) for s in ("validation", "test")
+    }
+    evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
+    document = results_document(
+        run.tasks,
+        splits,
+        dataset=run.dataset,
+        seed=run.config.seed,
+        selected={
+            "step": best["step"],
+            "score": best["score"],
+            "rule": "highest mean validation score, the earliest of equals",
+        },
+    )
+    write_json(workdir / "metrics.json", document)
+    return document

@@ -1,0 +1,120 @@
+"""The files of a run: atomic JSON, the lock, the config that a workdir belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# Fields that may change between the parts of one run, for they change no result.
+FREE_FIELDS = (
+    "log_every",
+    "require_accelerator",
+    "eval",
+    "data.num_threads",
+    "data.data_dir",
+    "checkpoint",
+    "mesh",
+    "log_example_ids",
+)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all; NaN becomes null."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(_plain(value), file, indent=2, sort_keys=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      ValueError: if the file is damaged, naming it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it or use another --workdir.") from None
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this process; the kernel lets go of it however we end.
+
+    Raises:
+      ValueError: if another process holds it.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"{workdir} is in use by another run; wait for it or use another --workdir."
+            ) from None
+        yield
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested fields to dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Checks that a workdir's run was started with this config.
+
+    Raises:
+      ValueError: names each field that differs, with both values.
+    """
+    old, new = flatten(read_json(path)), flatten(config)
+    free = tuple(f"{name}." for name in FREE_FIELDS)
+    differs = [
+        f"  config.{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not f"{name}.".startswith(free)
+    ]
+    if differs:
+        raise ValueError(
+            f"{path.parent} holds a run with another config:\n"
+            + "\n".join(differs)
+            + "\nUse another --workdir, or the same config to go on."
+        )
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drops the lines of a JSON-lines log that are past ``step`` or were cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue  # a line that a kill cut off
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
