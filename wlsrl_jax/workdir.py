@@ -54,7 +54,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it or use another --workdir.") from None
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it or use another --workdir."
+        ) from None
 
 
 @contextlib.contextmanager

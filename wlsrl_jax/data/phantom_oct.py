@@ -120,13 +120,12 @@ def render(
         mask = (below >= 0.0) & (depth < base + band) & (lifted > 0.012)
         mask |= (relative > 1.0) & (below < 0.0) & (fluid > 0.012)
     elif name == "DME":
-        count = int(rng.integers(3, 10))
-        for _ in range(count):
+        for _ in range(int(rng.integers(3, 10))):
             cx = centre[0] + rng.normal() * half[0] * 0.55
             layer = uniform(0.42, 0.76)
-            column = int(np.clip((cx + 1) / 2 * width, 0, width - 1))
-            span = float(outer[0, column] - inner[0, column])
-            cy = float(inner[0, column]) + layer * span
+            middle = int(np.clip((cx + 1) / 2 * width, 0, width - 1))
+            span = float(outer[0, middle] - inner[0, middle])
+            cy = float(inner[0, middle]) + layer * span
             ry = uniform(0.08, 0.17) * span
             rx = uniform(0.035, 0.10)
             cyst = ((x - cx) / rx) ** 2 + ((depth - cy) / ry) ** 2 < 1.0

@@ -1,2 +1,129 @@
-def load_prepared(name, data_dir):
-    raise FileNotFoundError(name)
+"""Opening what ``data.prepare`` has written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from wlsrl_jax.data.builders import get_spec
+
+MANIFEST = "manifest.json"
+VERSION = "1.0.0"
+
+
+def resolve_data_dir(data_dir: str | None) -> Path:
+    """The directory of prepared data: the argument, TFDS_DATA_DIR, TFDS's default."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
+    return Path(chosen or tfds.core.constants.DATA_DIR).expanduser()
+
+
+def dataset_dir(name: str, data_dir: str | None) -> Path:
+    """Where a prepared data set lies."""
+    return resolve_data_dir(data_dir) / name / VERSION
+
+
+class PreparedSource:
+    """One split: examples by index, read from ArrayRecord.
+
+    Args:
+      directory: of the prepared data set.
+      split: its name.
+      labels: ``[N]`` in record order.
+    """
+
+    def __init__(self, directory: Path, split: str, labels: np.ndarray) -> None:
+        self.directory, self.split = directory, split
+        self._labels = labels
+        self._records: Any = tfds.builder_from_directory(str(directory)).as_data_source(split)
+        if len(self._records) != len(labels):
+            raise ValueError(
+                f"{directory}: split {split} has {len(self._records)} records, its manifest "
+                f"{len(labels)}; prepare it again with --overwrite."
+            )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __repr__(self) -> str:
+        return f"PreparedSource({self.directory.parent.name}, {self.split})"
+
+    def labels(self) -> np.ndarray:
+        """Returns all labels ``[N]`` int64 without decoding an image."""
+        return self._labels
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        return {
+            "image": record["image"],
+            "label": int(record["label"]),
+            "id": _text(record["id"]),
+            "group": _text(record["group"]),
+        }
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared data set; see ``datasets.Dataset`` for the fields."""
+
+    name: str
+    modality: str
+    classes: tuple[str, ...]
+    normal: str
+    splits: Mapping[str, PreparedSource]
+    manifest_sha256: str
+
+
+def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
+    """Opens a prepared data set.
+
+    Args:
+      name: of the data set.
+      data_dir: see ``resolve_data_dir``.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: for an unknown name, or a damaged set.
+      FileNotFoundError: if it is not prepared, with the command that does it.
+    """
+    spec = get_spec(name)
+    directory = dataset_dir(name, data_dir)
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name} is not prepared in {directory}. Run: python -m wlsrl_jax.data.prepare "
+            f"--dataset={name} --source=DIR --data_dir={resolve_data_dir(data_dir)} "
+            f"(the original: {spec.homepage})"
+        )
+    content = path.read_bytes()
+    try:
+        manifest = json.loads(content)
+        labels: dict[str, list[int]] = {name: [] for name in manifest["splits"]}
+        for image in manifest["images"]:
+            labels[image["split"]].append(manifest["classes"].index(image["class"]))
+    except (json.JSONDecodeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
+            None
+        )
+    splits = {s: PreparedSource(directory, s, np.asarray(v)) for s, v in labels.items()}
+    return PreparedDataset(
+        name,
+        manifest["modality"],
+        tuple(manifest["classes"]),
+        manifest["normal"],
+        splits,
+        hashlib.sha256(content).hexdigest(),
+    )

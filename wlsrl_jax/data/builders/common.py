@@ -1,0 +1,244 @@
+"""What every data set shares: its description, reading label tables, the TFDS builder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from wlsrl_jax.data.images import is_image_name
+
+_IGNORED = ("thumbs.db", "desktop.ini")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image of a source folder.
+
+    Attributes:
+      path: relative to the source folder, with forward slashes.
+      id: unique name.
+      label: class index.
+      patient: patient id, or None where the set has none.
+      official: the publisher's split, or "".
+    """
+
+    path: str
+    id: str
+    label: int
+    patient: str | None
+    official: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A file or row that cannot be used, and why."""
+
+    path: str
+    reason: str
+
+
+Scan = Callable[[Path], tuple[list[Record], list[Problem]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """A data set as its publisher lays it out.
+
+    Attributes:
+      name: on the command line.
+      modality: "oct" or "fundus".
+      classes: names, in the order of the labels.
+      normal: the healthy one.
+      scan: reads the layout: source folder -> (records, problems).
+      size: (height, width) of the prepared images, pixels.
+      homepage: where it is published.
+      license: of the original.
+      citation: of the paper or competition.
+    """
+
+    name: str
+    modality: str
+    classes: tuple[str, ...]
+    normal: str
+    scan: Scan
+    size: tuple[int, int]
+    homepage: str
+    license: str
+    citation: str
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Reads a CSV file with a header.
+
+    Args:
+      path: the file; a byte order mark and spaces around cells are forgiven.
+      columns: that must be there.
+
+    Returns:
+      A dict a row.
+
+    Raises:
+      ValueError: if the file or a column is missing, naming both.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing; it is the table with the columns "
+            f"{', '.join(columns)}. Check --source."
+        )
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            found = [name.strip() for name in reader.fieldnames or []]
+            missing = [name for name in columns if name not in found]
+            if missing:
+                raise ValueError(
+                    f"{path} has no column {', '.join(missing)}; it has: "
+                    f"{', '.join(found) or 'nothing'}. Rename the column or fetch the original."
+                )
+            reader.fieldnames = found
+            return [
+                {k: (row.get(k) or "").strip() for k in columns}
+                for row in reader
+                if any(v for v in row.values())
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a readable CSV file ({error}).") from None
+
+
+def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
+    """Lists the images directly in a folder, by name; anything else in it is a problem.
+
+    Raises:
+      ValueError: if the folder is missing or has no image.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing; check --source.")
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    images = [p for p in files if p.is_file() and is_image_name(p)]
+    problems = [
+        Problem(p.relative_to(source).as_posix(), "not an image file; move it elsewhere")
+        for p in files
+        if p not in set(images) and p.name.lower() not in _IGNORED
+    ]
+    if not images:
+        raise ValueError(f"{folder} has no image; check that the download is complete.")
+    return images, problems
+
+
+def match_rows(
+    rows: Sequence[Mapping[str, str]],
+    files: Mapping[str, Path],
+    *,
+    key: str,
+    table: str,
+    source: Path,
+    make: Callable[[Mapping[str, str], Path], Record | str],
+) -> tuple[list[Record], list[Problem]]:
+    """Joins the rows of a label table with the files of a folder.
+
+    Args:
+      rows: of the table.
+      files: file name without suffix -> path.
+      key: column that names the file, with or without suffix.
+      table: name of the table, for messages.
+      source: source folder.
+      make: (row, path) -> the record, or why there is none.
+
+    Returns:
+      (records, problems): a row without a file, a file without a row, a name that
+      stands twice, and whatever ``make`` refuses are problems.
+    """
+    records: list[Record] = []
+    problems: list[Problem] = []
+    used: set[str] = set()
+    for number, row in enumerate(rows, start=2):
+        name = row[key]
+        stem = name if name in files else Path(name).stem
+        where = f"{table} line {number} ({name or 'empty'})"
+        if stem not in files:
+            problems.append(Problem(where, "there is no such image; add it or delete the row"))
+            continue
+        path = files[stem].relative_to(source).as_posix()
+        if stem in used:
+            problems.append(Problem(where, f"a second row for {path}; keep one"))
+            continue
+        used.add(stem)
+        made = make(row, files[stem])
+        if isinstance(made, str):
+            problems.append(Problem(f"{path} ({table} line {number})", made))
+        else:
+            records.append(made)
+    for stem in sorted(files.keys() - used):
+        path = files[stem].relative_to(source).as_posix()
+        problems.append(Problem(path, f"no row in {table}; add it or move the image elsewhere"))
+    return records, problems
+
+
+def parse_grade(text: str, classes: Sequence[str]) -> int | str:
+    """Reads a class index from a table cell; a string is the reason why it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return f"label {text!r} is not a number"
+    if value != int(value) or not 0 <= value < len(classes):
+        return f"label {text} is not one of {', '.join(classes)}"
+    return int(value)
+
+
+class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder that writes images which ``prepare`` has already made ready.
+
+    Args:
+      spec: the data set.
+      size: (height, width) of the images, pixels.
+      splits: split -> function giving examples (dict of image PNG bytes, label, id,
+        group) in order.
+      **kwargs: of TFDS.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "prepared_retina"
+
+    def __init__(
+        self,
+        *,
+        spec: DatasetSpec,
+        size: tuple[int, int],
+        splits: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+        **kwargs: Any,
+    ) -> None:
+        self._spec, self._size, self._source_splits = spec, size, splits
+        self.name = spec.name
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        channels = 1 if self._spec.modality == "oct" else 3
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self._spec.name}, prepared for training.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(
+                        shape=(*self._size, channels), encoding_format="png"
+                    ),
+                    "label": tfds.features.ClassLabel(names=list(self._spec.classes)),
+                    "id": tfds.features.Text(),
+                    "group": tfds.features.Text(),
+                }
+            ),
+            homepage=self._spec.homepage,
+            license=self._spec.license,
+            citation=self._spec.citation,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {name: self._generate_examples(name) for name in self._source_splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from enumerate(self._source_splits[split]())

@@ -1,0 +1,71 @@
+"""OCTDL: OCT B-scans of seven classes, with patient ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from wlsrl_jax.data.builders.common import (
+    DatasetSpec,
+    Problem,
+    Record,
+    list_images,
+    match_rows,
+    read_table,
+)
+
+CLASSES = ("AMD", "DME", "ERM", "NO", "RAO", "RVO", "VID")
+TABLE = "OCTDL_labels.csv"
+
+
+def scan(source: Path) -> tuple[list[Record], list[Problem]]:
+    """Reads one folder a class, and the table of labels and patients."""
+    rows = read_table(source / TABLE, ["file_name", "disease", "patient_id"])
+    files: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for name in CLASSES:
+        images, odd = list_images(source / name, source)
+        problems += odd
+        for path in images:
+            if path.stem in files:
+                other = files[path.stem].relative_to(source).as_posix()
+                problems.append(
+                    Problem(
+                        path.relative_to(source).as_posix(),
+                        f"the same name as {other}; rename or delete one",
+                    )
+                )
+            else:
+                files[path.stem] = path
+
+    def make(row: Mapping[str, str], path: Path) -> Record | str:
+        disease, folder = row["disease"], path.parent.name
+        if disease not in CLASSES:
+            return f"disease {disease!r} is not one of {', '.join(CLASSES)}"
+        if disease != folder:
+            return f"the table says {disease}, the folder {folder}; correct one"
+        if not row["patient_id"]:
+            return "no patient_id; without it the image could be in train and test at once"
+        return Record(
+            path.relative_to(source).as_posix(),
+            path.stem,
+            CLASSES.index(disease),
+            row["patient_id"],
+        )
+
+    records, more = match_rows(rows, files, key="file_name", table=TABLE, source=source, make=make)
+    return records, problems + more
+
+
+SPEC = DatasetSpec(
+    name="octdl",
+    modality="oct",
+    classes=CLASSES,
+    normal="NO",
+    scan=scan,
+    size=(128, 256),
+    homepage="https://doi.org/10.17632/sncdhf53xc",
+    license="CC BY 4.0",
+    citation="Kulyabin et al., OCTDL: Optical Coherence Tomography Dataset for Image-Based Deep "
+    "Learning Methods, Scientific Data 11:365, 2024, doi 10.1038/s41597-024-03182-7.",
+)

@@ -1,0 +1,132 @@
+"""Reading image files that strangers have made."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+MIN_SIDE = 16
+MAX_PIXELS = 120_000_000  # a 10 k x 12 k photograph; more is a mistake or an attack
+_DARK = 12  # grey level below which a fundus photograph shows no retina
+
+
+class BadImageError(ValueError):
+    """An image file that cannot be used; the message is the reason, without the name."""
+
+
+def decode(data: bytes, channels: int) -> np.ndarray:
+    """Decodes an image file completely.
+
+    16-bit images are scaled to 8 bits, palettes resolved, transparency laid on black, the
+    EXIF orientation applied.
+
+    Args:
+      data: content of the file.
+      channels: 1 for grey, 3 for RGB.
+
+    Returns:
+      uint8 ``[H, W, channels]``.
+
+    Raises:
+      BadImageError: with the reason.
+    """
+    if not data:
+        raise BadImageError("the file is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+                if min(width, height) < MIN_SIDE:
+                    raise BadImageError(
+                        f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels"
+                    )
+                image.load()
+                return _to_uint8(ImageOps.exif_transpose(image), channels)
+    except BadImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(f"too many pixels ({error})") from None
+    except Image.UnidentifiedImageError:
+        raise BadImageError("not an image in any known format, whatever its name says") from None
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged data
+        raise BadImageError(f"truncated or damaged ({error})") from None
+
+
+def _to_uint8(image: Image.Image, channels: int) -> np.ndarray:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        wide = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.clip(np.rint(wide / 257.0), 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise BadImageError("floating-point pixels have no known range; save it as 8 or 16 bit")
+    elif "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def crop_field(image: np.ndarray) -> np.ndarray:
+    """Crops a fundus photograph to its round field and pads it with black to a square.
+
+    Args:
+      image: uint8 ``[H, W, 3]``.
+
+    Returns:
+      uint8 ``[S, S, 3]``; the whole image where no field stands out.
+    """
+    bright = image.max(axis=2) > _DARK
+    rows, columns = (
+        np.flatnonzero(bright.mean(axis=1) > 0.02),
+        np.flatnonzero(bright.mean(axis=0) > 0.02),
+    )
+    if rows.size >= MIN_SIDE and columns.size >= MIN_SIDE:
+        image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
+
+
+def presize(data: bytes, modality: str, height: int, width: int) -> bytes:
+    """Decodes, crops (fundus) and resizes an image, and encodes it as PNG.
+
+    Args:
+      data: content of the file.
+      modality: "oct" or "fundus".
+      height: of the result, pixels.
+      width: of the result, pixels.
+
+    Returns:
+      A PNG file; the same bytes for the same input.
+
+    Raises:
+      BadImageError: with the reason.
+    """
+    image = decode(data, 1 if modality == "oct" else 3)
+    if modality == "fundus":
+        image = crop_field(image)
+    shrinks = image.shape[0] > height or image.shape[1] > width
+    small = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    if modality == "fundus":
+        small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    done, buffer = cv2.imencode(".png", small)
+    if not done:
+        raise BadImageError("cannot be encoded as PNG")
+    return buffer.tobytes()
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file name says that it is an image; hidden files are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
