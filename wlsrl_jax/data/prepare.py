@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -245,6 +246,7 @@ def _write(
             }
 
     present = [s for s in SPLITS if any(i["split"] == s for i in images)]
+    tfds.disable_progress_bar()  # its bars write over each other in a log
     builder = PreparedBuilder(
         spec=spec,
         size=size,
