@@ -13,6 +13,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from wlsrl_jax.sharding import state_sharding
@@ -218,3 +219,23 @@ def read_weights(workdir: Path) -> dict[str, Any]:
             "state"
         ]
     return state["ema"]
+
+
+def read_arrays(directory: Path) -> dict[str, np.ndarray]:
+    """Reads every array of the newest train state, for comparison.
+
+    Args:
+      directory: of the checkpoints.
+
+    Returns:
+      Name -> host array, in the order of the names.
+    """
+    with open_manager(directory, read_only=True) as manager:
+        found = manager.restore(
+            manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )["state"]
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0]))
+    }

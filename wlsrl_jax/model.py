@@ -99,6 +99,7 @@ class Stream(nn.Module):
                 x = nn.relu(self._norm(f"{name}_norm", width, train)(x))
             if stage < len(self.widths) - 1:
                 x = max_pool(x)
+        self.sow("intermediates", "features", x)
         return x
 
     def _norm(self, name: str, width: int, train: bool) -> nn.Module:
@@ -170,8 +171,8 @@ class DualStream(nn.Module):
           train: use batch statistics and dropout (needs rng "dropout" if dropout > 0).
 
         Returns:
-          Task -> float32 logits ``[B, classes]``. The last feature map of each trunk is
-          sown as intermediate ``separable`` and ``standard``.
+          Task -> float32 logits ``[B, classes]``. Each trunk sows its last feature map as
+          the intermediate ``features``.
         """
         pooled = []
         for kind in STREAMS[self.streams]:
@@ -185,7 +186,6 @@ class DualStream(nn.Module):
                 name=kind,
             )
             features = trunk(images_BxHxWxC, train=train)
-            self.sow("intermediates", kind, features)
             pooled.append(jnp.mean(features.astype(jnp.float32), axis=(1, 2)))
         x_BxF = pooled[0] if len(pooled) == 1 else self._fuse(*pooled)
         x_BxF = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="shared")(x_BxF))

@@ -1,0 +1,456 @@
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tests.tiny import ROOT, run, tiny_config
+from wlsrl_jax import checkpoint, external
+from wlsrl_jax import train_step as steps
+from wlsrl_jax.data import pipeline
+from wlsrl_jax.data.datasets import Dataset
+from wlsrl_jax.evaluate import predict_split
+from wlsrl_jax.losses import make_loss
+from wlsrl_jax.model import make_model
+from wlsrl_jax.preemption import PreemptedError, StopRequest
+from wlsrl_jax.setup_run import build_run
+from wlsrl_jax.sharding import make_mesh
+from wlsrl_jax.train import train
+
+HEADS = {"TO1": 4, "TO2": 2}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    run(workdir, log_example_ids=True)
+    return workdir
+
+
+def start(workdir, *flags, env=None):
+    command = [sys.executable, "-m", "wlsrl_jax.main", f"--config={ROOT}/configs/oct.py",
+               f"--workdir={workdir}", *flags]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            cwd=ROOT, env={**os.environ, **(env or {})})  # fmt: skip
+
+
+def tiny_flags(**changes):
+    flat = tiny_config(**changes)
+    keys = ["data.height", "data.width", "data.phantom.train", "data.phantom.validation",
+            "data.phantom.test", "model.preset", "batch_size", "eval.batch_size", "num_epochs",
+            "checkpoint.every_steps", "allow_missing_classes", *(
+                k.replace("__", ".") for k in changes)]  # fmt: skip
+    values = flat.to_dict()
+
+    def get(key):
+        node = values
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+    return [f"--config.{key}={get(key)}" for key in keys]
+
+
+def read_predictions(workdir):
+    with (workdir / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_what_the_readme_promises(finished):
+    document = json.loads((finished / "metrics.json").read_text())
+    assert document["phantom"] is True and "PHANTOM" in document["note"]
+    for split, count in (("validation", 40), ("test", 50)):
+        assert {t: v["count"] for t, v in document[split].items()} == {"TO1": count, "TO2": count}
+    assert {"balanced_accuracy", "macro_f1", "auroc", "sensitivity"} <= set(document["test"]["TO1"])
+    rows = read_predictions(finished)
+    classes = ["CNV", "DME", "DRUSEN", "NORMAL"]
+    assert list(rows[0]) == ["id", "group", "split", "TO1", "TO2", *(f"TO1/{c}" for c in classes),
+                             "TO2/normal", "TO2/abnormal"]  # fmt: skip
+    assert len({r["id"] for r in rows}) == len(rows) == 90
+    for row in rows:
+        assert sum(float(row[f"TO1/{c}"]) for c in classes) == pytest.approx(1, abs=1e-5)
+        assert (row["TO1"] == "NORMAL") == (row["TO2"] == "normal")
+    hits = [max(classes, key=lambda c: float(r[f"TO1/{c}"])) == r["TO1"]
+            for r in rows if r["split"] == "test"]  # fmt: skip
+    assert np.mean(hits) == pytest.approx(document["test"]["TO1"]["accuracy"])
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"train", "validation"}
+    assert all(line["phantom"] for line in lines)
+    assert list((finished / "tensorboard").glob("events*"))
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    data = json.loads((finished / "data.json").read_text())
+    assert len(data["fingerprint"]) == 64 and data["phantom"] is True
+    assert json.loads((finished / "config.json").read_text())["batch_size"] == 16
+
+
+def test_selection_reads_validation_only(finished):
+    document = json.loads((finished / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["score"] for line in lines if line["kind"] == "validation"}
+    best = max(scores, key=lambda s: (scores[s], -s))
+    assert document["selected"]["step"] == best
+    assert checkpoint.best_entry(
+        [{"step": 1, "score": 0.5}, {"step": 2, "score": 0.7}, {"step": 3, "score": 0.7}]
+    ) == {"step": 2, "score": 0.7}
+
+
+def test_every_epoch_sees_every_example_once(finished):
+    lines = (finished / "example_ids.jsonl").read_text().splitlines()
+    ids = [name for line in lines for name in json.loads(line)["ids"]]
+    assert len(ids) == 2 * 96
+    first, second = ids[:96], ids[96:]
+    assert len(set(first)) == len(set(second)) == 96 and first != second
+
+
+def test_a_finished_run_prints_its_results_again(finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    run(finished, log_example_ids=True)
+    assert "finished run" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_another_config_is_refused_by_field(finished):
+    with pytest.raises(ValueError, match=r"config\.loss\.smoothing: 0\.1 there, 0\.3 now"):
+        run(finished, loss__smoothing=0.3)
+
+
+@pytest.mark.parametrize("name", ["oct", "fundus"])
+def test_golden_numbers_of_two_train_steps(name):
+    """Bit changes of jax or of this code show here first.
+
+    If a change was meant to alter training, run the test, check the new numbers by hand
+    and put them in; say so in the changelog.
+    """
+    run_ = build_run(tiny_config(name))
+    state = run_.init_state()
+    step = jax.jit(
+        steps.make_train_step(
+            run_.model,
+            run_.optimizer,
+            run_.losses,
+            dict(run_.config.task_weights),
+            seed=0,
+            ema_decay=0.99,
+        )  # fmt: skip
+    )
+    batches = pipeline.train_batches(
+        run_.dataset.splits["train"], image_size=(32, 32), ranges=run_.augmentation,
+        global_batch_size=16, seed=0,
+    )  # fmt: skip
+    stream = iter(batches)
+    got = []
+    for _ in range(2):
+        state, metrics = step(state, pipeline.device_batch(next(stream), run_.tasks))
+        got.append((float(metrics["loss"]), float(metrics["gradient_norm"])))
+    np.testing.assert_allclose(got, GOLDEN[name], rtol=2e-4)
+    assert int(state.step) == 2
+
+
+GOLDEN = {"oct": [(0.0, 0.0), (0.0, 0.0)], "fundus": [(0.0, 0.0), (0.0, 0.0)]}
+
+
+@pytest.mark.parametrize("variant", ["target", "prior"])
+def test_accumulation_is_exact_for_the_weighted_loss(variant):
+    # GroupNorm: BatchNorm's statistics are those of a micro-batch, as documented.
+    model = make_model("tiny", HEADS, norm="group")
+    losses = {
+        t: make_loss("wlsrl", num_classes=c, class_weights=np.arange(1.0, c + 1), variant=variant)
+        for t, c in HEADS.items()
+    }
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 255, (8, 16, 16, 1), dtype=np.uint8),
+        # Unlabelled rows sit unevenly in the micro-batches.
+        "labels": {"TO1": np.array([0, 1, -1, 3, -1, -1, -1, 2], np.int32),
+                   "TO2": np.array([0, 1, 1, -1, 1, 0, 1, 1], np.int32)},
+    }  # fmt: skip
+    optimizer = optax.sgd(0.1)
+    state = steps.init_state(model, optimizer, (16, 16, 1), 0)
+    results = []
+    for parts in (1, 2, 4):
+        step = jax.jit(
+            steps.make_train_step(
+                model, optimizer, losses, {"TO1": 1.0, "TO2": 0.5}, seed=0, accumulation=parts
+            )
+        )
+        results.append(step(state, batch))
+    for other, metrics in results[1:]:
+        np.testing.assert_allclose(metrics["loss"], results[0][1]["loss"], rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(other.params), jax.tree.leaves(results[0][0].params)):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_task_of_weight_zero_trains_like_one_that_is_not_there():
+    model = make_model("tiny", HEADS)
+    losses = {t: make_loss("wlsrl", num_classes=c) for t, c in HEADS.items()}
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (8, 16, 16, 1), dtype=np.uint8)
+    states = []
+    for labels in (np.zeros(8, np.int32), np.ones(8, np.int32)):
+        batch = {"image": image, "labels": {"TO1": np.arange(8, dtype=np.int32) % 4, "TO2": labels}}
+        optimizer = optax.adam(0.01)
+        state = steps.init_state(model, optimizer, (16, 16, 1), 0)
+        step = jax.jit(steps.make_train_step(model, optimizer, losses, {"TO1": 1.0, "TO2": 0.0},
+                                             seed=0))  # fmt: skip
+        states.append(step(state, batch)[0])
+    for a, b in zip(*map(jax.tree.leaves, states)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_counts_once_at_any_batch_size(finished):
+    config = tiny_config()
+    run_ = build_run(config)
+    variables = checkpoint.read_weights(finished)
+    predict = jax.jit(steps.make_predict_step(run_.model))
+    source = run_.dataset.splits["test"]
+    results = [
+        predict_split(predict, variables, source, run_.tasks, image_size=(32, 32),
+                      batch_size=size, mesh=make_mesh())
+        for size in (7, 32, len(source))
+    ]  # fmt: skip
+    for p in results:
+        assert p.ids.tolist() == [source[i]["id"] for i in range(len(source))]
+        for task in HEADS:
+            np.testing.assert_allclose(
+                p.probabilities[task], results[0].probabilities[task], atol=1e-5
+            )
+            np.testing.assert_array_equal(
+                p.probabilities[task].argmax(1), results[0].probabilities[task].argmax(1)
+            )
+    stored = [r for r in read_predictions(finished) if r["split"] == "test"]
+    got = results[0].probabilities["TO1"][:, 0]
+    np.testing.assert_allclose([float(r["TO1/CNV"]) for r in stored], got, atol=1e-5)
+
+
+def test_device_counts_give_the_same_run(tmp_path):
+    runs = {}
+    for devices in (1, 2, 8):
+        workdir = tmp_path / str(devices)
+        env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = tiny_flags(log_example_ids=True, num_epochs=1.0, log_every=1)
+        process = start(workdir, *flags, env=env)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and f"devices: {devices} x" in output, output
+        losses = [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").open()
+                  if '"train"' in line]  # fmt: skip
+        runs[devices] = ((workdir / "example_ids.jsonl").read_text(), losses,
+                         read_predictions(workdir))  # fmt: skip
+    ids, losses, rows = runs[1]
+    for other_ids, other_losses, other_rows in (runs[2], runs[8]):
+        assert other_ids == ids
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-3)
+        assert [r["id"] for r in other_rows] == [r["id"] for r in rows]
+        for column in ("TO1/CNV", "TO2/normal"):
+            np.testing.assert_allclose(
+                [float(r[column]) for r in other_rows], [float(r[column]) for r in rows], atol=5e-3
+            )
+
+
+def test_checkpoint_of_one_device_goes_on_with_four(tmp_path):
+    """The step count and the example ids go on where one device stopped."""
+    config = tiny_config(log_example_ids=True)
+    stop = StopAfter(10)
+    with pytest.raises(PreemptedError):
+        train(config, tmp_path / "a", stop)
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    process = start(tmp_path / "a", *tiny_flags(log_example_ids=True), env=env)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "going on from step" in output and "devices: 4 x" in output
+    lines = [json.loads(line) for line in (tmp_path / "a" / "example_ids.jsonl").open()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    ids = [name for line in lines for name in line["ids"]]
+    assert len(set(ids[:96])) == len(set(ids[96:])) == 96
+
+
+class StopAfter(StopRequest):
+    """Asks to stop at the n-th look."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    def check(self):
+        self.looks -= 1
+        if self.looks <= 0:
+            self.signal = signal.SIGTERM
+        super().check()
+
+
+def state_of(workdir):
+    return checkpoint.read_arrays(workdir / "checkpoints")
+
+
+def assert_same_run(a, b):
+    left, right = state_of(a), state_of(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    for name in ("example_ids.jsonl", "predictions.csv", "metrics.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("looks", [1, 4, 8, 13])
+def test_stopped_anywhere_it_ends_with_the_same_bits(looks, finished, tmp_path):
+    # Looks fall between steps, and between the batches of an evaluation.
+    workdir = tmp_path / "run"
+    with pytest.raises(PreemptedError, match="SIGTERM"):
+        train(tiny_config(log_example_ids=True), workdir, StopAfter(looks))
+    run(workdir, log_example_ids=True)
+    assert_same_run(workdir, finished)
+
+
+def test_sigterm_saves_and_leaves_with_its_own_status(finished, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(workdir, *tiny_flags(log_example_ids=True, log_every=1))
+    for line in process.stdout:
+        if re.match(r"step [3-9]/", line):
+            process.send_signal(signal.SIGTERM)
+            break
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "saved step" in output and "same command" in output
+    run(workdir, log_example_ids=True)
+    assert_same_run(workdir, finished)
+
+
+def test_killed_runs_end_with_the_same_bits():
+    """A short round of the chaos experiment; SIGKILL at random moments."""
+    command = [sys.executable, "experiments/chaos.py", "--runs=2", "--faults=3", "--seed=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"[1-9]\d* faults in 2 runs, 0 runs differ", done.stdout), done.stdout
+
+
+def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    with pytest.raises(PreemptedError):
+        train(tiny_config(log_example_ids=True), workdir, StopAfter(15))
+    numbers = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert len(numbers) >= 2
+    for file in (workdir / "checkpoints" / str(numbers[-1]) / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    run(workdir, log_example_ids=True)
+    assert f"{numbers[-1]} cannot be read" in caplog.text
+    assert_same_run(workdir, finished)
+
+
+def test_nothing_readable_is_an_error_not_a_fresh_start(tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(PreemptedError):
+        train(tiny_config(), workdir, StopAfter(8))
+    for step in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(step / "state")
+    with pytest.raises(ValueError, match="none of the checkpoints"):
+        run(workdir)
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    workdir = tmp_path / "run"
+    process = start(workdir, *tiny_flags(num_epochs=500.0))
+    try:
+        deadline = time.monotonic() + 60
+        while not (workdir / "config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with pytest.raises(ValueError, match="in use by another run"):
+            run(workdir, num_epochs=500.0)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_init_from_takes_what_fits_and_names_the_rest(finished, tmp_path, capsys):
+    config = tiny_config("fundus", num_epochs=1.0, init_from=str(finished))
+    with pytest.raises(PreemptedError):
+        train(config, tmp_path / "run", StopAfter(1))
+    out = capsys.readouterr().out
+    assert "head_TF2" in out and "starts afresh" in out
+    fresh = build_run(tiny_config("oct", seed=9)).init_state()
+    theirs = checkpoint.read_weights(finished)
+    merged, left = checkpoint.transfer(fresh.params, theirs["params"])
+    assert not left
+    for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(theirs["params"])):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_init_from_nowhere_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.init_from: .* does not exist"):
+        run(tmp_path / "a", init_from=str(tmp_path / "none"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(ValueError, match="the loss is nan within the .* steps up to step"):
+        run(tmp_path / "a", optimizer__learning_rate=1e30, optimizer__clip_norm=0.0, log_every=2,
+            optimizer__name="sgd", optimizer__warmup_epochs=0.0, model__norm="group")  # fmt: skip
+
+
+def test_external_evaluation_reads_other_labels(finished, capsys):
+    config = tiny_config()
+    config.eval.dataset, config.eval.split = "phantom", "validation"
+    document = external.evaluate_workdir(config, finished, StopRequest())
+    own = json.loads((finished / "metrics.json").read_text())
+    assert document["validation"]["TO1"]["accuracy"] == own["validation"]["TO1"]["accuracy"]
+    assert (finished / "evaluation-phantom-validation" / "predictions.csv").exists()
+    with pytest.raises(ValueError, match="holds no finished run"):
+        external.evaluate_workdir(config, finished / "tensorboard", StopRequest())
+    config.eval.split = "other"
+    with pytest.raises(ValueError, match="train, validation, test"):
+        external.evaluate_workdir(config, finished, StopRequest())
+
+
+def test_label_maps(finished):
+    saved = json.loads((finished / "data.json").read_text())
+    octdl = Dataset("octdl", "oct", ("AMD", "DME", "NO", "VID"), "NO", {}, "", False)
+    tasks, unmapped = external.map_tasks(saved, octdl, external.parse_label_map("AMD:CNV"))
+    by_name = {t.name: t for t in tasks}
+    assert by_name["TO1"].label_map == (0, 1, 3, -1)
+    assert by_name["TO2"].label_map == (1, 1, 0, 1)
+    assert unmapped == ["VID"]
+    with pytest.raises(ValueError, match="AMD:CVN"):
+        external.map_tasks(saved, octdl, {"AMD": "CVN"})
+    with pytest.raises(ValueError, match="THEIRS:OURS"):
+        external.parse_label_map("AMD")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__name": "mse"}, "choose one of wlsrl"),
+        ({"loss__name": "sord"}, "TO1.*ordered classes"),
+        ({"loss__smoothing": 1.5}, "smoothing"),
+        ({"loss__class_weights": "cubic"}, "none, inverse"),
+        ({"optimizer__name": "lion"}, "adamw, sgd"),
+        ({"optimizer__warmup_epochs": 9.0}, "warmup_epochs"),
+        ({"optimizer__accumulation": 3}, "accumulation=3"),
+        ({"model__preset": "huge"}, "tiny, small"),
+        ({"model__dtype": "float16"}, "float32, bfloat16"),
+        ({"data__dataset": "mnist"}, "choose one of aptos2019"),
+        ({"mesh__fsdp": 3}, "fsdp=3"),
+        ({"data__height": 8}, "16 pixels"),
+        ({"task_weights": {"TO1": 0.0, "TO2": 0.0}}, "task_weights"),
+        ({"allow_missing_classes": False, "data__phantom__train": 3}, "no training example of"),
+    ],
+)
+def test_wrong_fields_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_run(tiny_config(**changes))
+
+
+def test_other_options_train(tmp_path):
+    document = run(tmp_path / "a", "fundus", model__dtype="bfloat16", optimizer__name="sgd",
+                   optimizer__accumulation=2, optimizer__ema_decay=0.0, num_epochs=1.0,
+                   loss__by_task={"TF1": "ce", "TF2": "sord"})  # fmt: skip
+    assert "qwk" in document["test"]["TF2"]
+    assert dataclasses.is_dataclass(build_run(tiny_config("fundus")))

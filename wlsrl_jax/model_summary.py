@@ -1,0 +1,113 @@
+"""A printable summary of a model: shapes, parameters and FLOPs of every stage.
+
+python -m wlsrl_jax.model_summary --preset=small --size=64x64x1
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from wlsrl_jax.model import PRESETS, Conv, DualStream, make_model
+
+
+@dataclasses.dataclass
+class Row:
+    """One stage of one stream, or one dense layer.
+
+    Attributes:
+      name: such as "separable stage2" or "head_TO1".
+      shape: of the output for one image, pooling excluded.
+      parameters: trainable numbers.
+      flops: of one image's forward pass; a multiply and an add are two. Convolutions
+        and dense layers are counted, elementwise work is not.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    parameters: int = 0
+    flops: int = 0
+
+
+def _row_name(path: tuple[str, ...]) -> str:
+    return f"{path[0]} {path[1].split('_')[0]}" if len(path) > 1 else path[0]
+
+
+def stages(model: DualStream, image_shape: tuple[int, int, int]) -> list[Row]:
+    """Counts parameters and FLOPs without computing anything.
+
+    Args:
+      model: the network.
+      image_shape: (height, width, channels).
+
+    Returns:
+      Rows in the order of the forward pass.
+    """
+    rows: dict[str, Row] = collections.OrderedDict()
+
+    def count(next_fun: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        out = next_fun(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, Conv | nn.Dense):
+            name = _row_name(module.path)
+            row = rows.setdefault(name, Row(name))
+            row.shape = out.shape[1:]
+            if isinstance(module, Conv):
+                inputs = 1 if module.depthwise else args[0].shape[-1]
+                row.flops += 2 * module.kernel_size**2 * inputs * math.prod(out.shape[1:])
+            else:
+                row.flops += 2 * args[0].shape[-1] * out.shape[-1]
+        return out
+
+    def initialise(key: jax.Array) -> Any:
+        with nn.intercept_methods(count):
+            return model.init(key, jnp.zeros((1, *image_shape)), train=False)
+
+    variables = jax.eval_shape(initialise, jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        names = tuple(str(part.key) for part in path[:-1])
+        rows[_row_name(names)].parameters += leaf.size
+    return list(rows.values())
+
+
+def summarize(model: DualStream, image_shape: tuple[int, int, int]) -> str:
+    """Formats ``stages`` as a table with totals.
+
+    Args:
+      model: the network.
+      image_shape: (height, width, channels).
+
+    Returns:
+      Lines of text.
+    """
+    rows = stages(model, image_shape)
+    total = Row("total", (), sum(r.parameters for r in rows), sum(r.flops for r in rows))
+    lines = [f"{'stage':<20} {'output':>15} {'parameters':>12} {'MFLOP an image':>15}"]
+    for row in [*rows, total]:
+        shape = "x".join(map(str, row.shape))
+        lines.append(f"{row.name:<20} {shape:>15} {row.parameters:>12,} {row.flops / 1e6:>15.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the summary of a preset."""
+    parser = argparse.ArgumentParser(description="Shapes, parameters and FLOPs of a preset.")
+    parser.add_argument("--preset", choices=list(PRESETS), default="small")
+    parser.add_argument("--size", default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
+    parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
+    args = parser.parse_args()
+    height, width, channels = (int(v) for v in args.size.split("x"))
+    heads = {"TO1": 4, "TO2": 2} if channels == 1 else {"TF1": 2, "TF2": 5}
+    model = make_model(args.preset, heads, streams=args.streams)
+    print(summarize(model, (height, width, channels)))
+
+
+if __name__ == "__main__":
+    main()
