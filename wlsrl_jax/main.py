@@ -65,7 +65,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        message = str(error)
+        # A config file that raises arrives as a traceback in text; its last line is the reason.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        message = lines[-1].strip() if "Traceback" in str(error) else str(error)
     except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
         message = str(error.args[0]) if error.args else repr(error)
     print(f"error: {message}{_valid_fields(argv)}", file=sys.stderr)

@@ -168,7 +168,7 @@ def make_train_step(
             state.ema,
             {"params": params, "batch_stats": stats},
         )
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
         metrics |= {f"loss/{task}": value for task, value in per_task.items()}
         return TrainState(state.step + 1, params, stats, opt_state, ema), metrics
 
