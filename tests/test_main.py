@@ -55,7 +55,7 @@ def test_the_terminal_bar_and_the_default_workdir(tmp_path):
                         f"--config={ROOT}/configs/oct.py", *flags])  # fmt: skip
     done = subprocess.run(["script", "-qec", command, "/dev/null"], cwd=tmp_path, text=True,
                           capture_output=True, timeout=200,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "130"})  # fmt: skip
+                          env={**os.environ, "COLUMNS": "130"})  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "ETA" in done.stdout and "PHANTOM DATA" in done.stdout
     assert (tmp_path / "runs" / "oct-phantom" / "metrics.json").exists()

@@ -62,8 +62,9 @@ def test_binary_sensitivity_and_specificity():
 def test_one_class_gives_nan_with_a_reason():
     p = np.full((3, 2), 0.5)
     values, undefined = metrics.evaluate_task(BINARY, np.ones(3, int), p)
-    assert np.isnan(values["auroc"]) and np.isnan(values["specificity"])
-    assert "only class abnormal" in undefined["auroc"]
+    for name in ("auroc", "balanced_accuracy", "macro_f1", "specificity"):
+        assert np.isnan(values[name]) and undefined[name] == "only class abnormal has examples"
+    assert values["sensitivity"] == values["accuracy"] == 0.0
     assert undefined["classes_without_examples"] == "normal"
     empty, reasons = metrics.evaluate_task(BINARY, np.full(3, -1), p)
     assert empty["count"] == 0 and np.isnan(empty["accuracy"]) and "accuracy" in reasons

@@ -22,10 +22,11 @@ def evaluate_task(
     """Computes the metrics of one task over the labelled examples.
 
     Balanced accuracy is the mean recall over the classes that have examples, macro-F1
-    the mean F1 over the same classes; AUROC of more than two classes is the macro mean of
-    one class against the rest. Sensitivity and specificity of a two-class task take class
-    1 (abnormal) as positive; of a larger one they are macro means of one against the
-    rest. QWK is quadratic-weighted Cohen's kappa (Cohen 1968), for ordinal tasks.
+    the mean F1 over the same classes; both are undefined where that is one class. AUROC of
+    more than two classes is the macro mean of one class against the rest. Sensitivity and
+    specificity of a two-class task take class 1 (abnormal) as positive; of a larger one
+    they are macro means of one against the rest. QWK is quadratic-weighted Cohen's kappa
+    (Cohen 1968), for ordinal tasks.
 
     Args:
       task: the task.
@@ -74,16 +75,17 @@ def evaluate_task(
     undefined: dict[str, str] = {}
     only = f"only class {task.classes[present[0]]} has examples" if present.size == 1 else ""
     values["auroc"] = _auroc(labels, probabilities, present)
-    if only:
-        undefined["auroc"] = only
+    if only:  # a constant answer would be perfect
+        values |= {"balanced_accuracy": np.nan, "macro_f1": np.nan}
+        undefined |= dict.fromkeys(("auroc", "balanced_accuracy", "macro_f1"), only)
     if task.num_classes == 2:
         values["sensitivity"], values["specificity"] = recall[1], specificity[1]
         undefined |= {"sensitivity": only} if 1 not in present else {}
         undefined |= {"specificity": only} if 0 not in present else {}
     else:
-        values["sensitivity"] = recall[present].mean()
-        values["specificity"] = specificity[present].mean()
-        undefined |= {"specificity": only} if only else {}
+        values["sensitivity"] = np.nan if only else recall[present].mean()
+        values["specificity"] = np.nan if only else specificity[present].mean()
+        undefined |= dict.fromkeys(("sensitivity", "specificity"), only) if only else {}
     if task.ordinal:
         values["qwk"] = quadratic_weighted_kappa(labels, predicted, task.num_classes)
         if np.isnan(values["qwk"]):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -27,7 +29,7 @@ import wlsrl_jax
 from wlsrl_jax.data.builders import all_specs, get_spec
 from wlsrl_jax.data.builders.common import DatasetSpec, PreparedBuilder, Problem, Record
 from wlsrl_jax.data.images import BadImageError, decode, presize
-from wlsrl_jax.data.prepared import MANIFEST, dataset_dir, resolve_data_dir
+from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.splits import (
     DEFAULT_FRACTIONS,
     SPLITS,
@@ -37,7 +39,7 @@ from wlsrl_jax.data.splits import (
     split_groups,
     stay_where_they_were,
 )
-from wlsrl_jax.workdir import write_json
+from wlsrl_jax.workdir import read_json, write_json
 
 
 class PrepareError(ValueError):
@@ -254,7 +256,8 @@ def _write(
         data_dir=str(data_dir),
         file_format="array_record",
     )
-    builder.download_and_prepare(file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces downloads
+        builder.download_and_prepare(file_format="array_record")
 
 
 def table(spec: DatasetSpec, images: Sequence[Mapping[str, Any]]) -> Table:
@@ -329,13 +332,30 @@ def prepare(
     rank = {s: k for k, s in enumerate(SPLITS)}
     images.sort(key=lambda i: (rank[i["split"]], i["record"].id))
     manifest = _manifest(spec, images, [*problems, *left_out], settings, findings)
-    _replace(target, manifest, overwrite)
-    _write(spec, source, images, size, resolve_data_dir(data_dir))
-    write_json(target / MANIFEST, manifest)
+    done = _is_same(target, manifest, overwrite)
+    if not done:
+        _write_all(target, manifest, functools.partial(_write, spec, source, images, size))
     console.print(table(spec, images))
     _report(console, findings, [*problems, *left_out])
-    console.print(f"prepared: {target}", soft_wrap=True, highlight=False)
+    before_or_now = "prepared already, from the same files" if done else "prepared"
+    console.print(f"{before_or_now}: {target}", soft_wrap=True, highlight=False)
     return target / MANIFEST
+
+
+def _write_all(target: Path, manifest: Mapping[str, Any], write: Callable[[Path], None]) -> None:
+    """Writes beside the target, then takes its place: what was there stays until then."""
+    staging = target.parent.parent / f".{target.parent.name}.preparing"
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    try:
+        write(staging)
+        written = staging / target.parent.name / target.name
+        write_json(written / MANIFEST, manifest)
+        if target.exists():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(written, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _manifest(
@@ -375,21 +395,16 @@ def _manifest(
     }
 
 
-def _replace(target: Path, manifest: Mapping[str, Any], overwrite: bool) -> None:
-    """Makes room for a new version; a finished one is only given up on request."""
-    if (target / MANIFEST).exists() and not overwrite:
-        old = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        same = old == json.loads(json.dumps(manifest))
-        raise PrepareError(
-            f"{target} is prepared already, "
-            + (
-                "from the same files with the same settings: nothing to do."
-                if same
-                else "from other files or with other settings; --overwrite replaces it."
-            )
-        )
-    if target.exists():
-        shutil.rmtree(target)
+def _is_same(target: Path, manifest: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether this very preparation exists; another one is only given up on request."""
+    if overwrite or not (target / MANIFEST).exists():
+        return False
+    if read_json(target / MANIFEST) == json.loads(json.dumps(manifest)):
+        return True
+    raise PrepareError(
+        f"{target} is prepared already, from other files or with other settings; --overwrite "
+        "replaces it, another --data_dir keeps both."
+    )
 
 
 def _report(console: Console, findings: Mapping[str, Any], skipped: Sequence[Problem]) -> None:
@@ -451,7 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {k: v for k, v in vars(args).items() if k != "dataset"}
     try:
         prepare(args.dataset, options.pop("source"), options.pop("data_dir"), **options)
-    except (PrepareError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -63,6 +63,17 @@ def _tie_break(group: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}/{group}".encode()).hexdigest()
 
 
+def _targets(total: int, fractions: Mapping[str, float]) -> dict[str, float]:
+    """How many groups of a class each split should get."""
+    wanted = {s: f * total for s, f in fractions.items()}
+    used = [s for s, f in fractions.items() if f > 0]
+    if total >= len(used):
+        largest = max(used, key=lambda s: fractions[s])
+        wanted |= {s: max(1.0, wanted[s]) for s in used if s != largest}
+        wanted[largest] = total - sum(v for s, v in wanted.items() if s != largest)
+    return wanted
+
+
 def split_groups(
     labels: Sequence[int],
     groups: Sequence[str],
@@ -74,7 +85,8 @@ def split_groups(
     """Divides groups so that every class is spread by ``fractions``, rarest class first.
 
     Each group, in the order of the rarity of its rarest class (a stable hash breaks
-    ties), goes to the split that lacks most groups of that class.
+    ties), goes to the split that lacks most groups of that class. A class with as many
+    groups as there are splits is aimed at one group at least in each.
 
     Args:
       labels: class of each image.
@@ -95,6 +107,7 @@ def split_groups(
     for label, group in zip(labels, groups, strict=True):
         classes[group].add(label)
     total = collections.Counter(c for present in classes.values() for c in present)
+    target = {c: _targets(n, fractions) for c, n in total.items()}
     result = {g: s for g, s in (fixed or {}).items() if g in classes}
     have = collections.Counter((result[g], c) for g in result for c in classes[g])
 
@@ -109,7 +122,7 @@ def split_groups(
         key = rarest(group)
 
         def lack(split: str, key: int = key) -> float:
-            return fractions[split] * total[key] - have[split, key]
+            return target[key][split] - have[split, key]
 
         result[group] = max(fractions, key=lambda s: (round(lack(s), 9), fractions[s]))
         have.update((result[group], c) for c in classes[group])

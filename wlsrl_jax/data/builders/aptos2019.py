@@ -9,6 +9,7 @@ from wlsrl_jax.data.builders.common import (
     DatasetSpec,
     Problem,
     Record,
+    by_stem,
     list_images,
     match_rows,
     parse_grade,
@@ -23,6 +24,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     """Reads ``train_images/ID.png`` and ``train.csv`` with id_code and diagnosis."""
     rows = read_table(source / TABLE, ["id_code", "diagnosis"])
     images, problems = list_images(source / "train_images", source)
+    files, twice = by_stem(images, source)
 
     def make(row: Mapping[str, str], path: Path) -> Record | str:
         grade = parse_grade(row["diagnosis"], DR_GRADES)
@@ -30,10 +32,8 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
             return grade
         return Record(path.relative_to(source).as_posix(), path.stem, grade, None)
 
-    records, more = match_rows(
-        rows, {p.stem: p for p in images}, key="id_code", table=TABLE, source=source, make=make
-    )
-    return records, problems + more
+    records, more = match_rows(rows, files, key="id_code", table=TABLE, source=source, make=make)
+    return records, problems + twice + more
 
 
 SPEC = DatasetSpec(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,20 @@ def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
     return images, problems
 
 
+def by_stem(images: Iterable[Path], source: Path) -> tuple[dict[str, Path], list[Problem]]:
+    """Images by file name without suffix; a name that stands twice is a problem."""
+    files: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for path in images:
+        if path.stem in files:
+            other = files[path.stem].relative_to(source).as_posix()
+            reason = f"the same name as {other}; rename or delete one"
+            problems.append(Problem(path.relative_to(source).as_posix(), reason))
+        else:
+            files[path.stem] = path
+    return files, problems
+
+
 def match_rows(
     rows: Sequence[Mapping[str, str]],
     files: Mapping[str, Path],
@@ -185,7 +199,7 @@ def parse_grade(text: str, classes: Sequence[str]) -> int | str:
         value = float(text)
     except ValueError:
         return f"label {text!r} is not a number"
-    if value != int(value) or not 0 <= value < len(classes):
+    if value not in range(len(classes)):
         return f"label {text} is not one of {', '.join(classes)}"
     return int(value)
 

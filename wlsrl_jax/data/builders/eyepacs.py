@@ -9,6 +9,7 @@ from wlsrl_jax.data.builders.common import (
     DatasetSpec,
     Problem,
     Record,
+    by_stem,
     list_images,
     match_rows,
     parse_grade,
@@ -23,6 +24,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     """Reads ``train/PATIENT_left.jpeg`` and ``trainLabels.csv`` with image and level."""
     rows = read_table(source / TABLE, ["image", "level"])
     images, problems = list_images(source / "train", source)
+    files, twice = by_stem(images, source)
 
     def make(row: Mapping[str, str], path: Path) -> Record | str:
         if path.stem.rsplit("_", 1)[-1] not in ("left", "right"):
@@ -34,10 +36,8 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
             path.relative_to(source).as_posix(), path.stem, grade, path.stem.rsplit("_", 1)[0]
         )
 
-    records, more = match_rows(
-        rows, {p.stem: p for p in images}, key="image", table=TABLE, source=source, make=make
-    )
-    return records, problems + more
+    records, more = match_rows(rows, files, key="image", table=TABLE, source=source, make=make)
+    return records, problems + twice + more
 
 
 SPEC = DatasetSpec(

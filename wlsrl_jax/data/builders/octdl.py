@@ -9,6 +9,7 @@ from wlsrl_jax.data.builders.common import (
     DatasetSpec,
     Problem,
     Record,
+    by_stem,
     list_images,
     match_rows,
     read_table,
@@ -21,22 +22,13 @@ TABLE = "OCTDL_labels.csv"
 def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     """Reads one folder a class, and the table of labels and patients."""
     rows = read_table(source / TABLE, ["file_name", "disease", "patient_id"])
-    files: dict[str, Path] = {}
+    images: list[Path] = []
     problems: list[Problem] = []
     for name in CLASSES:
-        images, odd = list_images(source / name, source)
+        found, odd = list_images(source / name, source)
+        images += found
         problems += odd
-        for path in images:
-            if path.stem in files:
-                other = files[path.stem].relative_to(source).as_posix()
-                problems.append(
-                    Problem(
-                        path.relative_to(source).as_posix(),
-                        f"the same name as {other}; rename or delete one",
-                    )
-                )
-            else:
-                files[path.stem] = path
+    files, twice = by_stem(images, source)
 
     def make(row: Mapping[str, str], path: Path) -> Record | str:
         disease, folder = row["disease"], path.parent.name
@@ -54,7 +46,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         )
 
     records, more = match_rows(rows, files, key="file_name", table=TABLE, source=source, make=make)
-    return records, problems + more
+    return records, problems + twice + more
 
 
 SPEC = DatasetSpec(
