@@ -1,27 +1,32 @@
 """Fundus photographs: TF1 (normal or abnormal) and TF2 (diabetic retinopathy grade 0-4).
 
-python -m wlsrl_jax.main --config=configs/fundus.py             phantoms, no download
-python -m wlsrl_jax.main --config=configs/fundus.py:eyepacs     Kaggle 2015
-python -m wlsrl_jax.main --config=configs/fundus.py:aptos2019   Kaggle 2019
+Phantoms, no download: 3 minutes on 2 CPU cores; test TF2 QWK 0.99, TF1 balanced accuracy
+0.99.
+
+    python -m wlsrl_jax.main --config=configs/fundus.py
+
+EyePACS (Kaggle 2015): 894 of its 35,126 images take 11 minutes on 2 CPU cores and are too
+few: test TF2 QWK 0.00, TF1 AUROC 0.47, which is chance. Small lesions need the whole set
+and a larger image (--config.data.height=512 --config.data.width=512).
+
+    python -m wlsrl_jax.data.prepare --dataset=eyepacs --source=DIR --size=512x512
+    python -m wlsrl_jax.main --config=configs/fundus.py:eyepacs
+
+APTOS 2019 (Kaggle): 760 images of grades 2, 3 and 4 alone take 8 minutes on 2 CPU cores;
+test TF2 balanced accuracy over these 0.42, AUROC 0.58, QWK 0.19.
+
+    python -m wlsrl_jax.data.prepare --dataset=aptos2019 --source=DIR
+    python -m wlsrl_jax.main --config=configs/fundus.py:aptos2019
 """
 
 from ml_collections import ConfigDict
 
 from wlsrl_jax.defaults import base_config
 
-DATASETS = ("phantom", "eyepacs", "aptos2019")
-
 
 def get_config(dataset: str = "phantom") -> ConfigDict:
     """Returns the config for one data set."""
-    if dataset not in DATASETS:
-        raise ValueError(f"configs/fundus.py has no data set {dataset!r}: {', '.join(DATASETS)}.")
-    c = base_config()
-    c.name = "fundus"
-    c.modality = "fundus"
-    c.data.dataset = dataset
-    c.loss.by_task = {"TF1": "", "TF2": ""}
-    c.task_weights = {"TF1": 1.0, "TF2": 1.0}
+    c = base_config("fundus", dataset)
     c.loss.class_weights = "sqrt_inverse"
 
     c.augment.flip = 0.5

@@ -1,27 +1,29 @@
 """OCT B-scans: TO1 (disease class) and TO2 (normal or abnormal).
 
-python -m wlsrl_jax.main --config=configs/oct.py           phantoms, no download
-python -m wlsrl_jax.main --config=configs/oct.py:octdl     OCTDL, seven classes
-python -m wlsrl_jax.main --config=configs/oct.py:oct2017   Kermany et al., four classes
+Phantoms, no download: 90 s on 2 CPU cores; test TO1 balanced accuracy 0.93, TO2 0.98.
+
+    python -m wlsrl_jax.main --config=configs/oct.py
+
+OCTDL (1,645 of its images, seven classes, patients split 0.7/0.1/0.2): 16 minutes on 2
+CPU cores; test TO1 balanced accuracy 0.85, macro-F1 0.80; TO2 balanced accuracy 0.95.
+
+    python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR
+    python -m wlsrl_jax.main --config=configs/oct.py:octdl
+
+OCT2017 (Kermany et al., four classes, 84,000 images): not yet measured.
+
+    python -m wlsrl_jax.data.prepare --dataset=oct2017 --source=DIR
+    python -m wlsrl_jax.main --config=configs/oct.py:oct2017
 """
 
 from ml_collections import ConfigDict
 
 from wlsrl_jax.defaults import base_config
 
-DATASETS = ("phantom", "octdl", "oct2017")
-
 
 def get_config(dataset: str = "phantom") -> ConfigDict:
     """Returns the config for one data set."""
-    if dataset not in DATASETS:
-        raise ValueError(f"configs/oct.py has no data set {dataset!r}: {', '.join(DATASETS)}.")
-    c = base_config()
-    c.name = "oct"
-    c.modality = "oct"
-    c.data.dataset = dataset
-    c.loss.by_task = {"TO1": "", "TO2": ""}
-    c.task_weights = {"TO1": 1.0, "TO2": 1.0}
+    c = base_config("oct", dataset)
 
     c.augment.flip = 0.5
     c.augment.rotation = 5.0

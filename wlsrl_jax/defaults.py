@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.losses import loss_parameters
+from wlsrl_jax.tasks import TASKS
 
-def base_config() -> ConfigDict:
-    """Returns the defaults; files under ``configs/`` set what depends on the data."""
+
+def dataset_names(modality: str) -> tuple[str, ...]:
+    """Returns the data sets of a modality: phantoms, and one for each builder file."""
+    return ("phantom", *(s.name for s in all_specs().values() if s.modality == modality))
+
+
+def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
+    """Returns the defaults; files under ``configs/`` set what depends on the data.
+
+    Args:
+      modality: "oct" or "fundus".
+      dataset: one of ``dataset_names``.
+
+    Raises:
+      ValueError: for an unknown data set, listing the known ones.
+    """
+    names = dataset_names(modality)
+    if dataset not in names:
+        raise ValueError(
+            f"configs/{modality}.py has no data set {dataset!r}; choose one of {', '.join(names)}."
+        )
     c = ConfigDict()
-    c.name = "run"  # part of the default workdir, runs/<name>-<dataset>
-    c.modality = "oct"  # "oct" or "fundus"
+    c.name = modality  # part of the default workdir, runs/<name>-<dataset>
+    c.modality = modality
     c.seed = 0  # of initialisation, order, augmentation and dropout
     c.num_epochs = 10.0
     c.batch_size = 32  # global, over all devices
@@ -20,7 +42,7 @@ def base_config() -> ConfigDict:
     c.log_example_ids = False  # True: write the ids of every batch to example_ids.jsonl
 
     c.data = ConfigDict()
-    c.data.dataset = "phantom"
+    c.data.dataset = dataset
     c.data.data_dir = ""  # of prepared data; "" is TFDS_DATA_DIR, then TFDS's default
     c.data.height = 64  # pixels, of the model's input
     c.data.width = 64
@@ -42,6 +64,7 @@ def base_config() -> ConfigDict:
     c.augment.speckle = 0.0  # standard deviation, multiplicative
     c.augment.noise = 0.0  # standard deviation, fraction of full range
 
+    tasks = [rule.name for rule in TASKS[modality]]
     c.model = ConfigDict()  # see model.py
     c.model.preset = "small"
     c.model.streams = "dual"  # "dual", "separable" or "standard"
@@ -53,7 +76,7 @@ def base_config() -> ConfigDict:
 
     c.loss = ConfigDict()  # see losses.py; a loss reads the parameters it has
     c.loss.name = "wlsrl"
-    c.loss.by_task = ConfigDict()  # task -> another loss for this task; "" is loss.name
+    c.loss.by_task = dict.fromkeys(tasks, "")  # another loss for this task; "" is loss.name
     c.loss.variant = "target"
     c.loss.smoothing = 0.1
     c.loss.gamma = 2.0
@@ -61,7 +84,10 @@ def base_config() -> ConfigDict:
     c.loss.scale = 1.0
     c.loss.class_weights = "inverse"  # "none", "inverse", "sqrt_inverse", "effective_number"
     c.loss.beta = 0.999  # of "effective_number"
-    c.task_weights = ConfigDict()  # task -> lambda; 0 switches the task's loss off
+    for parameter, default in loss_parameters().items():
+        if parameter not in c.loss:  # of a loss that was added
+            c.loss[parameter] = default
+    c.task_weights = dict.fromkeys(tasks, 1.0)  # lambda; 0 switches the task's loss off
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # or "sgd"

@@ -17,6 +17,7 @@ gradient of exactly zero, whatever its logits hold.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -234,6 +235,16 @@ def cross_entropy(
 
     Raises:
       ValueError: for shapes or dtypes that disagree.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+      >>> loss = cross_entropy(logits, jnp.array([0, 1]))
+      >>> print([f"{v:.4f}" for v in loss])
+      ['0.0535', '0.3408']
+
+    References:
+      Bishop, Pattern Recognition and Machine Learning, 2006, section 4.3.4.
     """
     z, y, mask = _prepare(logits, labels, where, axis)
     return _soft_cross_entropy(z, y, mask)
@@ -261,6 +272,13 @@ def label_smoothing(
 
     Raises:
       ValueError: for shapes that disagree or concrete smoothing out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+      >>> loss = label_smoothing(logits, jnp.array([0, 1]), smoothing=0.1)
+      >>> print([f"{v:.4f}" for v in loss])
+      ['0.3535', '0.4908']
 
     References:
       Szegedy et al., Rethinking the Inception Architecture, CVPR 2016.
@@ -290,6 +308,18 @@ def weighted_cross_entropy(
 
     Raises:
       ValueError: for shapes that disagree or concrete weights out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+      >>> loss = weighted_cross_entropy(
+      ...     logits, jnp.array([0, 1]), class_weights=jnp.array([1.0, 3.0, 1.0, 1.0])
+      ... )
+      >>> print([f"{v:.4f}" for v in loss])
+      ['0.0535', '1.0223']
+
+    References:
+      King and Zeng, Logistic Regression in Rare Events Data, Political Analysis 9(2), 2001.
     """
     return wlsrl(logits, labels, class_weights=class_weights, smoothing=0.0, where=where, axis=axis)
 
@@ -319,6 +349,13 @@ def focal(
 
     Raises:
       ValueError: for shapes that disagree or concrete values out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+      >>> loss = focal(logits, jnp.array([0, 1]), gamma=2.0)
+      >>> print([f"{v:.4f}" for v in loss])
+      ['0.0001', '0.0284']
 
     References:
       Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
@@ -380,6 +417,13 @@ def gaussian_smoothing(
     Raises:
       ValueError: for shapes that disagree or concrete values out of range.
 
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+      >>> loss = gaussian_smoothing(logits, jnp.array([0, 1]))
+      >>> print([f"{v:.4f}" for v in loss])
+      ['0.3971', '0.5704']
+
     References:
       Galdran et al., Non-uniform Label Smoothing for Diabetic Retinopathy Grading from
       Retinal Fundus Images with Deep Neural Networks, TVST 2020.
@@ -427,6 +471,13 @@ def sord(
 
     Raises:
       ValueError: for shapes that disagree or a concrete scale out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+      >>> loss = sord(logits, jnp.array([0, 1]))
+      >>> print([f"{v:.4f}" for v in loss])
+      ['1.1682', '1.2006']
 
     References:
       Diaz and Marathe, Soft Labels for Ordinal Regression, CVPR 2019.
@@ -485,7 +536,15 @@ def multitask_mean(parts: Mapping[str, Reduced], task_weights: Mapping[str, floa
 
 
 def safe_ratio(numerator: Array, denominator: Array) -> Array:
-    """``numerator / denominator``, and 0 with zero gradient where the denominator is 0."""
+    """Divides; 0 with zero gradient where the denominator is 0.
+
+    Args:
+      numerator: floating ``[...]``.
+      denominator: floating ``[...]``, >= 0.
+
+    Returns:
+      The quotient ``[...]``; a batch without a labelled example has loss 0, not NaN.
+    """
     some = denominator > 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0)
 
@@ -510,7 +569,7 @@ class LossSpec:
     ordinal: bool = False
 
 
-LOSSES: Mapping[str, LossSpec] = {
+LOSSES: dict[str, LossSpec] = {
     "wlsrl": LossSpec(wlsrl, ("smoothing", "variant"), weighted=True),
     "ce": LossSpec(cross_entropy),
     "ls": LossSpec(label_smoothing, ("smoothing",)),
@@ -519,6 +578,19 @@ LOSSES: Mapping[str, LossSpec] = {
     "gaussian": LossSpec(gaussian_smoothing, ("smoothing", "sigma"), ordinal=True),
     "sord": LossSpec(sord, ("scale",), ordinal=True),
 }
+
+
+def loss_parameters() -> dict[str, Any]:
+    """What a config may set of the losses.
+
+    Returns:
+      Name -> default of every parameter that some loss of ``LOSSES`` reads.
+    """
+    return {
+        name: inspect.signature(spec.function).parameters[name].default
+        for spec in LOSSES.values()
+        for name in spec.parameters
+    }
 
 
 def flipped_classes(class_weights: Any, smoothing: float) -> list[tuple[int, int]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 import traceback
 from pathlib import Path
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from wlsrl_jax.defaults import base_config
 from wlsrl_jax.preemption import EXIT_PREEMPTED, PreemptedError, StopRequest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:DATASET]", lock_config=True)
@@ -28,7 +31,8 @@ def _main(argv: list[str]) -> int:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; every flag starts with --")
     stop = StopRequest()
     stop.install()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache_directory())
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", _cache_directory())
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -62,35 +66,56 @@ def main() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; what is wrong with a config is one line that lists the valid choices."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        # A config file that raises arrives as a traceback in text; its last line is the reason.
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        message = lines[-1].strip() if "Traceback" in str(error) else str(error)
-    except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
-        message = str(error.args[0]) if error.args else repr(error)
-    print(f"error: {message}{_valid_fields(argv)}", file=sys.stderr)
+    message = _check_config_file(argv) or _unknown_field(argv)
+    if not message:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            # A config file that raises arrives as a traceback in text; its last line is why.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            message = lines[-1] if "Traceback" in str(error) else str(error)
+        except (AttributeError, KeyError) as error:
+            message = f"the config has no field {error.args[0]}"
+        except (ValueError, TypeError, OSError) as error:
+            message = str(error)
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def _valid_fields(argv: list[str]) -> str:
-    """Where an overridden field does not exist, the fields that do."""
-    from wlsrl_jax.defaults import base_config
+def _check_config_file(argv: list[str]) -> str:
+    """Why there is no config to read, or ""."""
+    if any(a.lstrip("-").split("=")[0] in ("help", "helpshort", "helpfull") for a in argv[1:]):
+        return ""
+    values = [a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith("config=")]
+    after = [b for a, b in itertools.pairwise(argv[1:]) if a.lstrip("-") == "config"]
+    if not values and not after:
+        return "--config is needed, such as --config=configs/oct.py"
+    path = Path((values + after)[-1].partition(":")[0])
+    if path.is_file():
+        return ""
+    beside = sorted(str(p) for p in path.parent.glob("*.py"))
+    return f"--config={path} does not exist" + (f"; there is {', '.join(beside)}" if beside else "")
 
+
+def _unknown_field(argv: list[str]) -> str:
+    """Where an overridden field does not exist: the fields that do, or ""."""
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if not name.startswith("config."):
             continue
-        node, path = base_config(), name.split(".")[1:]
+        # Fields named after tasks are those of the modality, which is not known yet.
+        if name.startswith(("config.task_weights.", "config.loss.by_task.")):
+            continue
+        node, path = base_config("oct"), name.split(".")[1:]
         for depth, part in enumerate(path):
-            if not hasattr(node, "keys") or (part not in node and len(node)):
-                where = ".".join(["config", *path[:depth]])
-                fields = ", ".join(sorted(node.keys())) if hasattr(node, "keys") else "no fields"
-                return f"\n{name} does not exist; {where} has: {fields}"
-            node = node[part] if part in node else None
-            if node is None:
-                break
+            if part in node:
+                node = node[part]
+                if depth < len(path) - 1 and not hasattr(node, "keys"):
+                    where = ".".join(["config", *path[: depth + 1]])
+                    return f"--{name} does not exist; {where} has no fields"
+                continue
+            where = ".".join(["config", *path[:depth]])
+            return f"--{name} does not exist; {where} has: {', '.join(sorted(node.keys()))}"
     return ""
 
 

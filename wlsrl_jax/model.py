@@ -110,10 +110,16 @@ class Stream(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max pooling with stride 2 of ``[B, H, W, C]``; odd sides are rounded up.
+    """2x2 max pooling with stride 2.
 
     Written as a maximum of four strided views, whose gradient is elementwise: XLA's
     select-and-scatter, the gradient of a windowed reduction, is slow on CPU.
+
+    Args:
+      x: floating ``[B, H, W, C]``.
+
+    Returns:
+      ``[B, ceil(H / 2), ceil(W / 2), C]``; a last odd row or column stands alone.
     """
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from wlsrl_jax.data.phantom import CLASSES, NORMAL
 from wlsrl_jax.model import PRESETS, Conv, DualStream, make_model
+from wlsrl_jax.tasks import make_tasks
 
 
 @dataclasses.dataclass
@@ -104,7 +106,9 @@ def main() -> None:
     parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
     args = parser.parse_args()
     height, width, channels = (int(v) for v in args.size.split("x"))
-    heads = {"TO1": 4, "TO2": 2} if channels == 1 else {"TF1": 2, "TF2": 5}
+    modality = "oct" if channels == 1 else "fundus"
+    tasks = make_tasks(modality, CLASSES[modality], NORMAL[modality])
+    heads = {task.name: task.num_classes for task in tasks}
     model = make_model(args.preset, heads, streams=args.streams)
     print(summarize(model, (height, width, channels)))
 

@@ -9,11 +9,10 @@ so two heads can never be trained on labels that contradict each other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-MODALITIES = ("oct", "fundus")
 MISSING = -1
 """Label of an example that a task does not cover; its loss is exactly zero."""
 
@@ -53,8 +52,43 @@ class Task:
         return len(self.classes)
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskRule:
+    """How a task follows from the one class that a data set gives an image.
+
+    Attributes:
+      name: of the task.
+      classes: of the task, in the order of the logits; None takes the data set's.
+      rule: (class of the data set, its healthy class) -> class of the task, or None for
+        an image that the task does not cover; by default the class itself.
+      ordinal: whether the classes are ordered.
+    """
+
+    name: str
+    classes: tuple[str, ...] | None = None
+    rule: Callable[[str, str], str | None] = lambda name, normal: name
+    ordinal: bool = False
+
+
+def _normal_or_abnormal(name: str, normal: str) -> str:
+    return "normal" if name == normal else "abnormal"
+
+
+TASKS: dict[str, tuple[TaskRule, ...]] = {
+    "oct": (
+        TaskRule("TO1"),
+        TaskRule("TO2", ("normal", "abnormal"), _normal_or_abnormal),
+    ),
+    "fundus": (
+        TaskRule("TF1", ("normal", "abnormal"), _normal_or_abnormal),
+        TaskRule("TF2", ordinal=True),
+    ),
+}
+"""The tasks of each modality. A line here is all that a new task needs."""
+
+
 def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task, ...]:
-    """Returns the two tasks of a modality for a data set.
+    """Returns the tasks of a modality for a data set.
 
     Args:
       modality: "oct" gives (TO1, TO2), "fundus" gives (TF1, TF2).
@@ -62,29 +96,32 @@ def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task
       normal: which of them is the healthy one (grade "0" for fundus data).
 
     Returns:
-      Two tasks whose ``label_map`` has K entries.
+      Tasks whose ``label_map`` has K entries.
 
     Raises:
-      ValueError: for an unknown modality or if ``normal`` is not among ``classes``.
+      ValueError: for an unknown modality, if ``normal`` is not among ``classes``, or if a
+        task's rule gives a class that the task does not have.
     """
+    if modality not in TASKS:
+        raise ValueError(f"Unknown modality {modality!r}; choose one of {', '.join(TASKS)}.")
     classes = tuple(classes)
     if normal not in classes:
         raise ValueError(
             f"normal={normal!r} is not a class of this data set: {', '.join(classes)}."
         )
-    identity = tuple(range(len(classes)))
-    abnormal = tuple(int(name != normal) for name in classes)
-    if modality == "oct":
-        return (
-            Task("TO1", classes, identity),
-            Task("TO2", ("normal", "abnormal"), abnormal),
-        )
-    if modality == "fundus":
-        return (
-            Task("TF1", ("normal", "abnormal"), abnormal),
-            Task("TF2", classes, identity, ordinal=True),
-        )
-    raise ValueError(f"Unknown modality {modality!r}; choose one of {', '.join(MODALITIES)}.")
+    tasks = []
+    for rule in TASKS[modality]:
+        own = rule.classes or classes
+        mapped = [rule.rule(name, normal) for name in classes]
+        unknown = [m for m in mapped if m is not None and m not in own]
+        if unknown:
+            raise ValueError(
+                f"Task {rule.name}: its rule gives {unknown[0]!r}, its classes are "
+                f"{', '.join(own)}."
+            )
+        label_map = tuple(MISSING if m is None else own.index(m) for m in mapped)
+        tasks.append(Task(rule.name, own, label_map, rule.ordinal))
+    return tuple(tasks)
 
 
 def task_labels(tasks: Sequence[Task], labels: np.ndarray) -> dict[str, np.ndarray]:

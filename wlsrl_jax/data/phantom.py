@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.data import phantom_fundus, phantom_oct
-from wlsrl_jax.tasks import DR_GRADES, MODALITIES
+from wlsrl_jax.tasks import DR_GRADES
 
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "oct": ("CNV", "DME", "DRUSEN", "NORMAL"),
@@ -72,7 +72,7 @@ def render(
       ValueError: for an unknown modality, label or a size that is too small.
     """
     if modality not in CLASSES:
-        raise ValueError(f"phantom: modality={modality!r}; choose one of {', '.join(MODALITIES)}.")
+        raise ValueError(f"phantom: modality={modality!r}; choose one of {', '.join(CLASSES)}.")
     classes = CLASSES[modality]
     if not 0 <= label < len(classes):
         raise ValueError(f"phantom: label={label} is outside 0..{len(classes) - 1}.")
@@ -110,9 +110,7 @@ class PhantomSource:
         balance: Sequence[float] | None = None,
     ) -> None:
         if modality not in CLASSES:
-            raise ValueError(
-                f"phantom: modality={modality!r}; choose one of {', '.join(MODALITIES)}."
-            )
+            raise ValueError(f"phantom: modality={modality!r}; choose one of {', '.join(CLASSES)}.")
         if split not in SPLITS:
             raise ValueError(f"phantom: split={split!r}; choose one of {', '.join(SPLITS)}.")
         if not 0 < num_examples <= 2**48:
@@ -200,7 +198,7 @@ def main() -> None:
     from PIL import Image
 
     parser = argparse.ArgumentParser(description="Contact sheet of phantoms, a row a class.")
-    parser.add_argument("--modality", choices=MODALITIES, required=True)
+    parser.add_argument("--modality", choices=list(CLASSES), required=True)
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--size", type=int, default=128, help="side of a phantom, pixels")
     parser.add_argument("--columns", type=int, default=8)

@@ -27,7 +27,7 @@ from rich.table import Table
 
 import wlsrl_jax
 from wlsrl_jax.data.builders import all_specs, get_spec
-from wlsrl_jax.data.builders.common import DatasetSpec, PreparedBuilder, Problem, Record
+from wlsrl_jax.data.builders.common import DatasetSpec, Problem, Record
 from wlsrl_jax.data.images import BadImageError, decode, presize
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.splits import (
@@ -39,6 +39,7 @@ from wlsrl_jax.data.splits import (
     split_groups,
     stay_where_they_were,
 )
+from wlsrl_jax.data.tfds_builder import PreparedBuilder
 from wlsrl_jax.workdir import read_json, write_json
 
 

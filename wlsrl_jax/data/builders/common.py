@@ -1,14 +1,11 @@
-"""What every data set shares: its description, reading label tables, the TFDS builder."""
+"""What every data set shares: its description, and reading folders and label tables."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import tensorflow_datasets as tfds
 
 from wlsrl_jax.data.images import is_image_name
 
@@ -202,57 +199,3 @@ def parse_grade(text: str, classes: Sequence[str]) -> int | str:
     if value not in range(len(classes)):
         return f"label {text} is not one of {', '.join(classes)}"
     return int(value)
-
-
-class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder that writes images which ``prepare`` has already made ready.
-
-    Args:
-      spec: the data set.
-      size: (height, width) of the images, pixels.
-      splits: split -> function giving examples (dict of image PNG bytes, label, id,
-        group) in order.
-      **kwargs: of TFDS.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    name = "prepared_retina"
-
-    def __init__(
-        self,
-        *,
-        spec: DatasetSpec,
-        size: tuple[int, int],
-        splits: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
-        **kwargs: Any,
-    ) -> None:
-        self._spec, self._size, self._source_splits = spec, size, splits
-        self.name = spec.name
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        channels = 1 if self._spec.modality == "oct" else 3
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{self._spec.name}, prepared for training.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(
-                        shape=(*self._size, channels), encoding_format="png"
-                    ),
-                    "label": tfds.features.ClassLabel(names=list(self._spec.classes)),
-                    "id": tfds.features.Text(),
-                    "group": tfds.features.Text(),
-                }
-            ),
-            homepage=self._spec.homepage,
-            license=self._spec.license,
-            citation=self._spec.citation,
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(name) for name in self._source_splits}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(self._source_splits[split]())

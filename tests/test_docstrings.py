@@ -1,0 +1,43 @@
+"""Every public function of the four modules that others build on says what it takes and gives."""
+
+import doctest
+import inspect
+
+import pytest
+
+from wlsrl_jax import class_weights, losses, metrics, model, ops, tasks
+
+MODULES = (losses, metrics, model, tasks, ops, class_weights)
+PUBLIC = [
+    pytest.param(f, id=f"{m.__name__.split('.')[1]}.{n}")
+    for m in MODULES
+    for n, f in inspect.getmembers(m, inspect.isfunction)
+    if f.__module__ == m.__name__ and not n.startswith("_")
+]
+
+
+@pytest.mark.parametrize("function", PUBLIC)
+def test_docstring(function):
+    text = inspect.getdoc(function) or ""
+    parameters = inspect.signature(function).parameters
+    assert "Returns:" in text
+    assert not parameters or "Args:" in text
+    for name in parameters:
+        assert f"{name}:" in text or f"{name}`" in text or "**" in text, name
+    if "raise ValueError" in inspect.getsource(function):
+        assert "Raises:" in text
+    assert "[" in text or "shape" in text or not any(
+        "Array" in str(p.annotation) or "ndarray" in str(p.annotation) for p in parameters.values()
+    ), "arrays without shapes"  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_are_true(module):
+    failed, _ = doctest.testmod(module)
+    assert not failed
+
+
+def test_every_loss_has_an_example_and_a_source():
+    for name, spec in losses.LOSSES.items():
+        text = inspect.getdoc(getattr(losses, name, None) or spec.function) or ""
+        assert ">>>" in text or "References:" in text, name

@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from wlsrl_jax.workdir import check_config, flatten, keep_until, locked, read_json, write_json
+
+
+def test_json_is_whole_and_nan_is_null(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": float("nan"), "b": [1.5, float("inf")], "c": (1, 2)})
+    assert read_json(path) == {"a": None, "b": [1.5, None], "c": [1, 2]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path)["c"] == [1, 2]  # the old file stays
+    path.write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        read_json(path)
+
+
+def test_the_lock_is_for_one(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="in use"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_differing_fields_are_named_and_free_ones_are_free(tmp_path):
+    old = {"seed": 1, "loss": {"smoothing": 0.1}, "eval": {"dataset": ""}, "log_every": 10}
+    path = tmp_path / "config.json"
+    write_json(path, old)
+    check_config(path, {**old, "log_every": 3, "eval": {"dataset": "octdl"}})
+    with pytest.raises(ValueError) as caught:
+        check_config(path, {**old, "seed": 2, "loss": {"smoothing": 0.2, "new": 1}})
+    for line in ("config.seed: 1 there, 2 now", "config.loss.smoothing: 0.1 there, 0.2 now",
+                 "config.loss.new: None there, 1 now"):  # fmt: skip
+        assert line in str(caught.value)
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"step": k}) + "\n" for k in range(6)) + '{"step": 2, "lo')
+    keep_until(path, 3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+    keep_until(tmp_path / "absent.jsonl", 3)
