@@ -403,3 +403,31 @@ def test_make_loss_names_the_choices():
 def test_docstring_examples():
     result = doctest.testmod(losses)
     assert result.attempted >= 3 and not result.failed
+
+
+@pytest.mark.filterwarnings("ignore:WLSRL variant .classwise.")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_agrees_with_pytorch(smoothing):
+    """``classwise`` is PyTorch's loss, with its weighted mean for integer labels."""
+    torch = pytest.importorskip("torch", reason="torch (extra 'bench') is not installed")
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(0, 3, (40, 5)).astype(np.float32), rng.integers(0, 5, 40)
+    w = np.array([0.2, 3.0, 1.0, 0.5, 2.0], np.float32)
+    theirs_z = torch.tensor(z, requires_grad=True)
+    weights = torch.tensor(w)
+    each = torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing, reduction="none")
+    ours = losses.wlsrl(z, y, class_weights=w, smoothing=smoothing, variant="classwise")
+    np.testing.assert_allclose(ours, each(theirs_z, torch.tensor(y)).detach(), rtol=2e-5)
+    mean = torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing)
+    total = mean(theirs_z, torch.tensor(y))
+    total.backward()
+    loss = losses.make_loss("wlsrl", num_classes=5, class_weights=w, smoothing=smoothing,
+                            variant="classwise")  # fmt: skip
+
+    def ours_mean(z):
+        numerator, denominator = loss(z, y)
+        return numerator / denominator
+
+    value, gradient = jax.value_and_grad(ours_mean)(z)
+    assert float(value) == pytest.approx(total.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, theirs_z.grad, atol=1e-6)
