@@ -205,19 +205,19 @@ def render(
         "wool": wool.coverage(),
         "new": new.coverage(),
     }
-    image = _blend(image, cover["wool"] * 0.75, WHITE)
-    image = _blend(image, cover["exudates"] * 0.95, YELLOW)
-    image = _blend(image, cover["red"] * uniform(0.75, 0.95), DARK_RED)
-    image = _blend(image, cover["new"] * 0.85, RED)
+    image = _blend(image, cover["wool"] * uniform(0.35, 0.75), WHITE)
+    image = _blend(image, cover["exudates"] * uniform(0.5, 0.95), YELLOW)
+    image = _blend(image, cover["red"] * uniform(0.45, 0.8), DARK_RED)
+    image = _blend(image, cover["new"] * uniform(0.5, 0.85), RED)
     mask = sum(c[..., 0] for c in cover.values()) > 0.25
 
     # Acquisition: haze, dust, blur, noise, tone, field stop.
-    image = image * (1.0 - (haze := uniform(0.0, 0.12))) + haze * 0.6
+    image = image * (1.0 - (haze := uniform(0.0, 0.25))) + haze * 0.6
     dust = _Canvas(height, width)
     for px, py in _place(rng, int(rng.integers(0, 3)), 0.9):
         dust.disc(px, py, uniform(0.03, 0.06))
     image = _blend(image, dust.coverage() * 0.15, np.full(3, 0.35, np.float32))
-    image = image + uniform(0.005, 0.025) * rng.standard_normal(
+    image = image + uniform(0.01, 0.04) * rng.standard_normal(
         (height, width, 3), dtype=np.float32
     )
     image = uniform(0.8, 1.1) * np.clip(image, 0.0, 1.2) ** uniform(0.85, 1.2)
