@@ -272,6 +272,12 @@ def test_duplicate_ids(source, tmp_path):
 
 
 def test_names_that_hide_the_patient(tmp_path):
+    folder = sources.eyepacs(tmp_path / "eyepacs")
+    (folder / "train" / "0_left.jpeg").rename(folder / "train" / "scan.jpeg")
+    edited = (folder / "trainLabels.csv").read_text().replace("0_left,0", "scan,0", 1)
+    (folder / "trainLabels.csv").write_text(edited)
+    with pytest.raises(PrepareError, match=r"train/scan\.jpeg .*PATIENT_left or PATIENT_right"):
+        run("eyepacs", folder, tmp_path / "data")
     folder = sources.oct2017(tmp_path / "source")
     (folder / "train/CNV/CNV-0-0.jpeg").rename(folder / "train/CNV/scan1.jpeg")
     (folder / "train/DME/DME-1000-6.jpeg").rename(folder / "train/DME/CNV-1000-6.jpeg")

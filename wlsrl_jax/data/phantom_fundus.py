@@ -217,9 +217,7 @@ def render(
     for px, py in _place(rng, int(rng.integers(0, 3)), 0.9):
         dust.disc(px, py, uniform(0.03, 0.06))
     image = _blend(image, dust.coverage() * 0.15, np.full(3, 0.35, np.float32))
-    image = image + uniform(0.01, 0.04) * rng.standard_normal(
-        (height, width, 3), dtype=np.float32
-    )
+    image = image + uniform(0.01, 0.04) * rng.standard_normal((height, width, 3), dtype=np.float32)
     image = uniform(0.8, 1.1) * np.clip(image, 0.0, 1.2) ** uniform(0.85, 1.2)
     field = radius < uniform(0.93, 1.0)
     image = np.where(field[..., None], image, 0.0)

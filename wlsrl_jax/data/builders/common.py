@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.images import is_image_name
+from wlsrl_jax.tasks import DR_GRADES
 
 _IGNORED = ("thumbs.db", "desktop.ini")
 
@@ -199,3 +200,47 @@ def parse_grade(text: str, classes: Sequence[str]) -> int | str:
     if value not in range(len(classes)):
         return f"label {text} is not one of {', '.join(classes)}"
     return int(value)
+
+
+def scan_grades(
+    source: Path,
+    *,
+    table: str,
+    folder: str,
+    key: str,
+    grade: str,
+    patient: Callable[[str], str | None],
+) -> tuple[list[Record], list[Problem]]:
+    """Reads one folder of photographs and a table of their grades, Kaggle's usual layout.
+
+    Args:
+      source: source folder.
+      table: name of the CSV file.
+      folder: name of the folder of images.
+      key: column that names the file.
+      grade: column of the grade, 0 to 4.
+      patient: file name without suffix -> patient id, or None where there is none; raises
+        ``ValueError`` with the reason for a name that should have one and has not.
+
+    Returns:
+      (records, problems).
+
+    Raises:
+      ValueError: if the folder, the table or a column is missing.
+    """
+    rows = read_table(source / table, [key, grade])
+    images, problems = list_images(source / folder, source)
+    files, twice = by_stem(images, source)
+
+    def make(row: Mapping[str, str], path: Path) -> Record | str:
+        value = parse_grade(row[grade], DR_GRADES)
+        if isinstance(value, str):
+            return value
+        try:
+            person = patient(path.stem)
+        except ValueError as error:
+            return str(error)
+        return Record(path.relative_to(source).as_posix(), path.stem, value, person)
+
+    records, more = match_rows(rows, files, key=key, table=table, source=source, make=make)
+    return records, problems + twice + more

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from wlsrl_jax.data.builders.common import (
-    DatasetSpec,
-    Problem,
-    Record,
-    by_stem,
-    list_images,
-    match_rows,
-    parse_grade,
-    read_table,
-)
+from wlsrl_jax.data.builders.common import DatasetSpec, Problem, Record, scan_grades
 from wlsrl_jax.tasks import DR_GRADES
 
-TABLE = "trainLabels.csv"
+
+def _patient(stem: str) -> str:
+    person, _, eye = stem.rpartition("_")
+    if not person or eye not in ("left", "right"):
+        raise ValueError("the name is not PATIENT_left or PATIENT_right, so the patient is unknown")
+    return person
 
 
 def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     """Reads ``train/PATIENT_left.jpeg`` and ``trainLabels.csv`` with image and level."""
-    rows = read_table(source / TABLE, ["image", "level"])
-    images, problems = list_images(source / "train", source)
-    files, twice = by_stem(images, source)
-
-    def make(row: Mapping[str, str], path: Path) -> Record | str:
-        if path.stem.rsplit("_", 1)[-1] not in ("left", "right"):
-            return "the name is not PATIENT_left or PATIENT_right, so the patient is unknown"
-        grade = parse_grade(row["level"], DR_GRADES)
-        if isinstance(grade, str):
-            return grade
-        return Record(
-            path.relative_to(source).as_posix(), path.stem, grade, path.stem.rsplit("_", 1)[0]
-        )
-
-    records, more = match_rows(rows, files, key="image", table=TABLE, source=source, make=make)
-    return records, problems + twice + more
+    return scan_grades(
+        source,
+        table="trainLabels.csv",
+        folder="train",
+        key="image",
+        grade="level",
+        patient=_patient,
+    )
 
 
 SPEC = DatasetSpec(
