@@ -4,7 +4,7 @@ Phantoms, no download: 90 s on 2 CPU cores; test TO1 balanced accuracy 0.93, TO2
 
     python -m wlsrl_jax.main --config=configs/oct.py
 
-OCTDL (1,645 of its images, seven classes, patients split 0.7/0.1/0.2): 16 minutes on 2
+OCTDL (1,645 of its images, seven classes, patients split 0.7/0.1/0.2): 19 minutes on 2
 CPU cores; test TO1 balanced accuracy 0.85, macro-F1 0.80; TO2 balanced accuracy 0.95.
 
     python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR

@@ -388,8 +388,26 @@ def test_init_from_takes_what_fits_and_names_the_rest(finished, tmp_path, capsys
 
 
 def test_init_from_nowhere_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.init_from: .* does not exist"):
+    with pytest.raises(ValueError, match=r"config\.init_from=.*none: .*no such directory"):
         run(tmp_path / "a", init_from=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"config\.init_from=.*holds no checkpoint"):
+        run(tmp_path / "a", init_from=str(tmp_path))
+    assert not (tmp_path / "a" / "config.json").exists()  # the corrected command may follow
+
+
+def test_data_that_changed_since_the_start_is_refused(tmp_path):
+    with pytest.raises(PreemptedError):
+        train(tiny_config(), tmp_path / "run", StopAfter(4))
+    path = tmp_path / "run" / "data.json"
+    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(ValueError, match="was started on another version of phantom"):
+        run(tmp_path / "run")
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--workdir=.*file cannot be made"):
+        run(tmp_path / "file")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

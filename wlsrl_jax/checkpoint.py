@@ -207,11 +207,11 @@ def read_weights(workdir: Path) -> dict[str, Any]:
     """
     directory = workdir / "checkpoints" if (workdir / "checkpoints").is_dir() else workdir
     if not directory.is_dir():
-        raise ValueError(f"config.init_from: {workdir} does not exist.")
+        raise ValueError(f"{workdir} is not a workdir: there is no such directory.")
     with open_manager(directory, read_only=True) as manager:
         latest = manager.latest_step()
         if latest is None:
-            raise ValueError(f"config.init_from: {directory} holds no checkpoint.")
+            raise ValueError(f"{directory} holds no checkpoint.")
         run = manager.restore(latest, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
         best = best_entry(run["history"])
         step = best["step"] if best and best["step"] in manager.all_steps() else latest

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from wlsrl_jax import checkpoint, environment, evaluate
 from wlsrl_jax import train_step as steps
+from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data.datasets import Dataset, load_dataset
 from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.results import print_results, results_document
@@ -87,6 +88,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     Raises:
       ValueError: if the workdir holds no run or a field is wrong.
     """
+    check_fields(config)
     print(f"devices: {environment.check_devices(config.require_accelerator)}", flush=True)
     if not (workdir / "metrics.json").exists():
         raise ValueError(f"--workdir={workdir} holds no finished run; train it first.")

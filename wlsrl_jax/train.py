@@ -15,6 +15,7 @@ import numpy as np
 
 from wlsrl_jax import checkpoint, environment, evaluate
 from wlsrl_jax import train_step as steps
+from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data import pipeline
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.preemption import PreemptedError, StopRequest
@@ -46,6 +47,7 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
       PreemptedError: after saving, if ``stop`` was asked for.
       ValueError: for a wrong config or a workdir of another run.
     """
+    check_fields(config)
     print(f"devices: {environment.check_devices(config.require_accelerator)}", flush=True)
     results = workdir / "metrics.json"
     if (workdir / "config.json").exists():
@@ -56,14 +58,39 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
         print_results(document)
         return document
     run = build_run(config)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be made ({error.strerror}); choose another."
+        ) from None
     with locked(workdir):
+        _check_data(run, workdir)
+        if config.init_from and not (workdir / "config.json").exists():
+            _read_source(Path(config.init_from))  # before anything is written
         if jax.process_index() == 0:
             _describe_run(run, workdir)
         document = _train(run, workdir, stop)
     print_results(document)
     print(f"results: {results}")
     return document
+
+
+def _check_data(run: Run, workdir: Path) -> None:
+    """A run must end on the data that it was started on."""
+    path = workdir / "data.json"
+    if path.exists() and read_json(path)["fingerprint"] != run.dataset.fingerprint:
+        raise ValueError(
+            f"{workdir} was started on another version of {run.dataset.name}: the manifest has "
+            "changed since. Restore that data, or start anew in another --workdir."
+        )
+
+
+def _read_source(source: Path) -> Any:
+    try:
+        return checkpoint.read_weights(source)
+    except ValueError as error:
+        raise ValueError(f"config.init_from={source}: {error}") from None
 
 
 def _describe_run(run: Run, workdir: Path) -> None:
@@ -197,7 +224,7 @@ def _opening(run: Run) -> str:
 
 
 def _init_from(state: steps.TrainState, source: Path) -> steps.TrainState:
-    weights = checkpoint.read_weights(source)
+    weights = _read_source(source)
     params, fresh = checkpoint.transfer(state.params, weights["params"])
     stats, fresh_stats = checkpoint.transfer(state.batch_stats, weights["batch_stats"])
     if len(fresh) == len(jax.tree.leaves(params)):

@@ -15,7 +15,10 @@ from typing import Any
 FREE_FIELDS = (
     "log_every",
     "require_accelerator",
-    "eval",
+    "eval.dataset",
+    "eval.split",
+    "eval.label_map",
+    "eval.batch_size",
     "data.num_threads",
     "data.data_dir",
     "checkpoint",
@@ -49,10 +52,12 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-      ValueError: if the file is damaged, naming it.
+      ValueError: if the file is missing or damaged, naming it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing, so this is no workdir of a run.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); delete it or use another --workdir."

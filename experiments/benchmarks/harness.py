@@ -54,9 +54,7 @@ class Candidate:
     def __init__(self, setup: Setup, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, setup, arguments), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(theirs, setup, arguments), daemon=True)
         self._process.start()
         theirs.close()
         self.info: dict[str, Any] = self._connection.recv()

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-
 from harness import Run
 
 HEADS = {"TO1": 4, "TO2": 2}
@@ -214,7 +213,9 @@ def same_function(net: Net) -> dict[str, float]:
     def theirs(peer: Any, dtype: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
         peer = copy.deepcopy(peer).to(dtype).train()
         logits = peer(x)
-        objective(logits, labels, {t: w.to(dtype) for t, w in weights.items()}, SMOOTHING).backward()
+        objective(
+            logits, labels, {t: w.to(dtype) for t, w in weights.items()}, SMOOTHING
+        ).backward()
         return ([logits[t].detach().numpy() for t in HEADS],
                 [p.grad.numpy() for p in peer.parameters()])  # fmt: skip
 
