@@ -145,3 +145,31 @@ def test_wrong_arguments_are_named():
             ops.conv2d(x, np.zeros((3, 3, 3, 4), np.float32), **options)
     with pytest.raises(ValueError, match="must be"):
         ops.conv2d(x[0], np.zeros((3, 3, 3, 4), np.float32))
+
+
+def test_gradients_of_stacked_kernels_in_bfloat16():
+    """A shared image and a stack of kernels, under vmap."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3), jnp.bfloat16)
+    kernels = jax.random.normal(jax.random.key(1), (4, 3, 3, 3, 5), jnp.bfloat16)
+
+    def loss(x, k, implementation):
+        return jnp.sum(ops.conv2d(x, k, implementation=implementation).astype(jnp.float32) ** 2)
+
+    both = [
+        jax.vmap(jax.grad(loss, 1), in_axes=(None, 0, None))(x, kernels, i) for i in ("auto", "lax")
+    ]
+    np.testing.assert_allclose(*(np.asarray(g, np.float32) for g in both), rtol=0.05, atol=1.0)
+
+
+@pytest.mark.parametrize("op", [ops.conv2d, ops.depthwise_conv2d])
+def test_a_kernel_larger_than_the_image_gives_nothing_as_lax(op):
+    kernel = jnp.ones((5, 5, 1 if op is ops.depthwise_conv2d else 2, 2))
+
+    def loss(x, k, implementation):
+        return jnp.sum(op(x, k, padding="VALID", implementation=implementation))
+
+    for implementation in ("auto", "lax"):
+        out = op(jnp.ones((1, 3, 8, 2)), kernel, padding="VALID", implementation=implementation)
+        assert out.shape == (1, 0, 4, 2)
+        grads = jax.grad(loss, (0, 1))(jnp.ones((1, 3, 8, 2)), kernel, implementation)
+        assert all(not np.any(g) for g in grads)

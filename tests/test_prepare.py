@@ -380,6 +380,15 @@ def test_official_split_is_kept_and_audited(tmp_path):
     assert "WARNING: 8 groups (patients) are in several splits" in output
     grouped, output = run("oct2017", folder, tmp_path / "grouped")
     assert grouped["audit"]["groups_in_several_splits"] == [] and "WARNING" not in output
+    one = tmp_path / "data" / "oct2017" / "1.0.0" / "manifest.json"
+    again, _ = run(
+        "oct2017", folder, tmp_path / "again", split="official", previous=str(one), seed=9
+    )
+    assert {i["id"]: i["split"] for i in again["images"]} == {
+        i["id"]: i["split"] for i in manifest["images"]}  # fmt: skip
+    two = tmp_path / "grouped" / "oct2017" / "1.0.0" / "manifest.json"
+    with pytest.raises(PrepareError, match="disagree on the test set"):
+        run("oct2017", folder, tmp_path / "x", split="official", previous=str(two))
     with pytest.raises(PrepareError, match="no official split"):
         run("octdl", sources.octdl(tmp_path / "octdl"), tmp_path / "data", split="official")
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -349,6 +350,100 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished,
     assert_same_run(workdir, finished)
 
 
+@pytest.mark.parametrize("item", ["state", "input"])
+def test_damage_to_the_selected_checkpoint_is_made_good(item, finished, tmp_path, caplog):
+    """The newest checkpoint is the selected one, and whichever part of it is damaged."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    (workdir / "metrics.json").unlink()
+    assert json.loads((finished / "metrics.json").read_text())["selected"]["step"] == 12
+    for file in (workdir / "checkpoints" / "12" / item).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    run(workdir, log_example_ids=True)
+    assert "12 cannot be read" in caplog.text
+    assert [p.name for p in (workdir / "damaged-checkpoints").iterdir()] == ["12-0"]
+    assert_same_run(workdir, finished)
+
+
+def test_only_complete_checkpoints_replace_others(tmp_path, monkeypatch):
+    """A kill while the newest is being written leaves the one before."""
+    seen = []
+    delete = checkpoint.ocp.CheckpointManager.delete
+
+    def watched(manager, step):
+        seen.append((step, sorted(manager.all_steps()), [
+            p.name for p in manager.directory.iterdir() if "tmp" in p.name]))  # fmt: skip
+        delete(manager, step)
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "delete", watched)
+    run(tmp_path / "run", checkpoint__keep=1)
+    assert seen
+    for step, complete, in_flight in seen:
+        assert max(complete) > step and not in_flight
+
+
+def test_stopped_in_the_last_evaluation_the_results_name_the_right_checkpoint(finished, tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(PreemptedError):
+        train(tiny_config(log_example_ids=True), workdir, StopAfter(16))
+    run(workdir, log_example_ids=True)
+    assert_same_run(workdir, finished)
+    document = external.evaluate_workdir(tiny_config(), workdir, StopRequest())
+    assert document["test"] == json.loads((workdir / "metrics.json").read_text())["test"]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    steps_ = [line["step"] for line in lines if line["kind"] == "validation"]
+    assert steps_ == [6, 12]
+
+
+def test_evaluated_and_continued_on_other_device_counts(finished, tmp_path):
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    workdir = shutil.copytree(finished, tmp_path / "one")
+    process = start(workdir, *tiny_flags(log_example_ids=True), "--mode=evaluate", env=env)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    there = json.loads((workdir / "evaluation-phantom-test" / "metrics.json").read_text())
+    here = json.loads((finished / "metrics.json").read_text())
+    for task in HEADS:
+        assert there["test"][task]["accuracy"] == here["test"][task]["accuracy"]
+    process = start(tmp_path / "four", *tiny_flags(), env=env)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    document = external.evaluate_workdir(tiny_config(), tmp_path / "four", StopRequest())
+    theirs = json.loads((tmp_path / "four" / "metrics.json").read_text())
+    assert document["test"]["TO1"]["accuracy"] == theirs["test"]["TO1"]["accuracy"]
+    with pytest.raises(PreemptedError):
+        train(tiny_config(init_from=str(tmp_path / "four"), seed=3), tmp_path / "b", StopAfter(1))
+
+
+def test_a_task_that_is_not_trained_selects_nothing(tmp_path):
+    document = run(tmp_path / "run", task_weights={"TO1": 1.0, "TO2": 0.0})
+    history = json.loads((tmp_path / "run" / "validation.json").read_text())
+    for entry in history:
+        values = entry["results"]["TO1"]
+        parts = [v for v in (values["macro_f1"], values["auroc"]) if v is not None]
+        assert entry["score"] == pytest.approx(np.mean(parts))
+    assert "not trained" in document["undefined"]["test"]["TO2"]["head"]
+
+
+def test_a_set_without_a_split_is_refused_at_once(monkeypatch):
+    from wlsrl_jax import setup_run
+
+    load = setup_run.load_dataset
+
+    def without_test(*arguments):
+        found = load(*arguments)
+        return dataclasses.replace(found, splits={k: found.splits[k] for k in ("train",)})
+
+    monkeypatch.setattr(setup_run, "load_dataset", without_test)
+    with pytest.raises(ValueError, match="without a validation and a test split"):
+        build_run(tiny_config())
+
+
+def test_steps_of_a_run_are_not_rounded_up():
+    config = tiny_config(data__phantom__train=62, batch_size=30, num_epochs=30.0)
+    assert build_run(config).total_steps == 62
+
+
 def test_nothing_readable_is_an_error_not_a_fresh_start(tmp_path):
     workdir = tmp_path / "run"
     with pytest.raises(PreemptedError):
@@ -430,6 +525,14 @@ def test_external_evaluation_reads_other_labels(finished, capsys):
         external.evaluate_workdir(config, finished, StopRequest())
 
 
+def test_evaluating_on_a_new_division_of_the_own_data_is_refused(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    path = workdir / "data.json"
+    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(ValueError, match="has been prepared anew since"):
+        external.evaluate_workdir(tiny_config(), workdir, StopRequest())
+
+
 def test_label_maps(finished):
     saved = json.loads((finished / "data.json").read_text())
     octdl = Dataset("octdl", "oct", ("AMD", "DME", "NO", "VID"), "NO", {}, "", False)
@@ -440,6 +543,10 @@ def test_label_maps(finished):
     assert unmapped == ["VID"]
     with pytest.raises(ValueError, match="AMD:CVN"):
         external.map_tasks(saved, octdl, {"AMD": "CVN"})
+    # A class that is mapped to the healthy one is healthy in both tasks.
+    tasks, _ = external.map_tasks(saved, octdl, {"AMD": "NORMAL"})
+    by_name = {t.name: t for t in tasks}
+    assert by_name["TO1"].label_map[0] == 3 and by_name["TO2"].label_map[0] == 0
     with pytest.raises(ValueError, match="THEIRS:OURS"):
         external.parse_label_map("AMD")
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from wlsrl_jax.workdir import check_config, flatten, keep_until, locked, read_json, write_json
+from wlsrl_jax.workdir import check_config, flatten, keep_lines, locked, read_json, write_json
 
 
 def test_json_is_whole_and_nan_is_null(tmp_path):
@@ -40,6 +40,6 @@ def test_differing_fields_are_named_and_free_ones_are_free(tmp_path):
 def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"step": k}) + "\n" for k in range(6)) + '{"step": 2, "lo')
-    keep_until(path, 3)
+    keep_lines(path, lambda line: line["step"] <= 3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
-    keep_until(tmp_path / "absent.jsonl", 3)
+    keep_lines(tmp_path / "absent.jsonl", lambda line: True)

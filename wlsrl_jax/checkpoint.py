@@ -1,12 +1,14 @@
-"""Orbax checkpoints: the train state, the position of the input stream and the history.
+"""Orbax checkpoints of the train state and the input stream, and the validation history.
 
-A checkpoint becomes visible by one rename, so a process killed while saving leaves the
-ones before untouched. Nothing is unpickled when reading.
+A checkpoint becomes visible by one rename, and older ones go only after a newer one is
+complete, so a process killed while saving leaves the ones before untouched. Nothing is
+unpickled when reading.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from wlsrl_jax.sharding import state_sharding
+from wlsrl_jax.workdir import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 History = list[dict[str, Any]]
+HISTORY = "validation.json"
 
 
 @dataclasses.dataclass
@@ -30,12 +34,12 @@ class Restored:
     Attributes:
       step: optimiser steps done.
       state: the train state on the devices.
-      history: validation results so far, oldest first.
+      iterator: the input stream, standing after the batch of that step.
     """
 
     step: int
     state: Any
-    history: History
+    iterator: grain.DatasetIterator
 
 
 def best_entry(history: History) -> dict[str, Any] | None:
@@ -54,6 +58,23 @@ def open_manager(directory: Path, *, read_only: bool = False) -> ocp.CheckpointM
     return ocp.CheckpointManager(directory.resolve(), options=options)
 
 
+def read_history(workdir: Path, step: int) -> History:
+    """Reads the validation results up to a step, oldest first.
+
+    They lie beside the checkpoints, not in them: an evaluation may finish after the
+    checkpoint of its step was written.
+    """
+    path = workdir / HISTORY
+    if not path.exists():
+        return []
+    return [entry for entry in read_json(path) if entry["step"] <= step]
+
+
+def write_history(workdir: Path, history: History) -> None:
+    """Writes the validation results, whole or not at all."""
+    write_json(workdir / HISTORY, history)
+
+
 def save(
     manager: ocp.CheckpointManager,
     state: Any,
@@ -62,20 +83,21 @@ def save(
     *,
     keep: int,
 ) -> None:
-    """Saves in the background, then drops what is neither recent nor selected.
+    """Saves in the background, after dropping what is neither recent nor selected.
 
     Args:
       manager: open manager.
       state: train state; its ``step`` names the checkpoint.
       iterator: input stream, standing after the batch of that step.
       history: validation results so far; the best one's checkpoint is kept.
-      keep: number of recent checkpoints to keep.
+      keep: number of recent checkpoints to keep besides the one being written.
     """
     step = int(state.step)
     manager.wait_until_finished()
+    prune(manager, history, keep)
     if step in manager.all_steps():
         return  # the same state: a run repeats a step bit by bit
-    position = {"global_batches": step, "process_count": jax.process_count(), "history": history}
+    position = {"global_batches": step, "process_count": jax.process_count()}
     manager.save(
         step,
         args=ocp.args.Composite(
@@ -84,22 +106,18 @@ def save(
             run=ocp.args.JsonSave(position),
         ),
     )
-    best = best_entry(history)
-    recent = sorted(manager.all_steps())[-keep:]
-    for old in set(manager.all_steps()) - {*recent, step, best["step"] if best else step}:
+
+
+def prune(manager: ocp.CheckpointManager, history: History, keep: int) -> None:
+    """Deletes checkpoints that are neither recent nor selected; call it when none is in flight."""
+    steps = sorted(manager.all_steps())
+    best = best_entry([entry for entry in history if entry["step"] in steps])
+    for old in set(steps[:-keep]) - {best["step"] if best else -1}:
         manager.delete(old)
 
 
-def _abstract(mesh: Any, shapes: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_sharding(mesh, shapes),
-    )
-
-
-def restore_step(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: Any) -> Restored:
-    """Reads one checkpoint onto the devices of ``mesh``, whatever devices wrote it.
+def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: Any) -> Any:
+    """Reads the train state of one checkpoint onto ``mesh``, whatever devices wrote it.
 
     Args:
       manager: open manager.
@@ -108,23 +126,33 @@ def restore_step(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: A
       mesh: devices to place it on.
 
     Returns:
-      The checkpoint's content.
+      The train state.
 
     Raises:
       Exception: whatever Orbax raises for a damaged or missing checkpoint.
     """
-    found = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(_abstract(mesh, shapes)),
-            run=ocp.args.JsonRestore(),
-        ),
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_sharding(mesh, shapes),
     )
-    return Restored(step, found["state"], list(found["run"]["history"]))
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    return manager.restore(step, args=items)["state"]
 
 
-def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Restored | None:
-    """Reads the newest checkpoint that can be read; reports each damaged one it passes over.
+def restore_latest(
+    manager: ocp.CheckpointManager, shapes: Any, mesh: Any, iterator: grain.DatasetIterator
+) -> Restored | None:
+    """Reads the newest checkpoint that can be read.
+
+    Each damaged one that is newer is reported and moved to ``damaged-checkpoints`` beside
+    the checkpoints, so that its step is saved anew when the run comes by again.
+
+    Args:
+      manager: open manager.
+      shapes: pytree of ``jax.ShapeDtypeStruct`` of the train state.
+      mesh: devices to place it on.
+      iterator: fresh input stream.
 
     Returns:
       The content, or None when there is no checkpoint at all.
@@ -133,17 +161,20 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
       ValueError: if checkpoints exist and none can be read, naming the directory.
     """
     steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
+    for passed, step in enumerate(steps):
         try:
-            return restore_step(manager, step, shapes, mesh)
+            state = restore_state(manager, step, shapes, mesh)
+            iterator = _restore_iterator(manager, step, iterator)
         except Exception as error:  # Orbax raises many kinds for a damaged file
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             log.warning(
                 "checkpoint %s/%d cannot be read (%s); trying the one before",
                 manager.directory,
                 step,
-                reason[:300],
+                _first_line(error),
             )
+            continue
+        _move_aside(manager, steps[:passed])
+        return Restored(step, state, iterator)
     if steps:
         raise ValueError(
             f"{manager.directory}: none of the checkpoints {steps} can be read. If the model "
@@ -152,7 +183,22 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
     return None
 
 
-def restore_iterator(
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0][:300]
+
+
+def _move_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+    directory = Path(manager.directory)
+    aside = directory.parent / "damaged-checkpoints"
+    for step in steps:
+        aside.mkdir(exist_ok=True)
+        free = next(k for k in itertools.count() if not (aside / f"{step}-{k}").exists())
+        (directory / str(step)).rename(aside / f"{step}-{free}")
+    if steps:
+        manager.reload()
+
+
+def _restore_iterator(
     manager: ocp.CheckpointManager, step: int, iterator: grain.DatasetIterator
 ) -> grain.DatasetIterator:
     """Moves an input stream to where the checkpoint's stood.
@@ -193,32 +239,64 @@ def transfer(params: Any, source: Any) -> tuple[Any, list[str]]:
     return jax.tree_util.tree_map_with_path(choose, params), fresh
 
 
-def read_weights(workdir: Path) -> dict[str, Any]:
-    """Reads the averaged weights of another run's selected checkpoint as host arrays.
+def read_state(directory: Path, step: int) -> Any:
+    """Reads the train state of a checkpoint as host arrays, whatever devices wrote it.
 
     Args:
-      workdir: the other run's directory, or its ``checkpoints`` directory.
+      directory: of the checkpoints.
+      step: which one.
 
     Returns:
-      {"params": ..., "batch_stats": ...}.
+      Nested dicts of numpy arrays.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    path = (directory / str(step) / "state").resolve()
+    with ocp.StandardCheckpointer() as reader:
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            reader.metadata(path).item_metadata.tree,
+        )
+        return jax.device_get(reader.restore(path, target))
+
+
+def _steps(directory: Path) -> list[int]:
+    if not directory.is_dir():
+        return []
+    with open_manager(directory, read_only=True) as manager:
+        return sorted(manager.all_steps())
+
+
+def read_weights(workdir: Path) -> dict[str, Any]:
+    """Reads the averaged weights that a run's results were made with.
+
+    Args:
+      workdir: of the run. If it is not finished, the best checkpoint so far is read, or
+        the newest when none has been evaluated.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} as host arrays.
 
     Raises:
-      ValueError: if there is no checkpoint, naming the directory.
+      ValueError: if there is no such checkpoint or it cannot be read, naming it.
     """
-    directory = workdir / "checkpoints" if (workdir / "checkpoints").is_dir() else workdir
-    if not directory.is_dir():
+    if not workdir.is_dir():
         raise ValueError(f"{workdir} is not a workdir: there is no such directory.")
-    with open_manager(directory, read_only=True) as manager:
-        latest = manager.latest_step()
-        if latest is None:
-            raise ValueError(f"{directory} holds no checkpoint.")
-        run = manager.restore(latest, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        best = best_entry(run["history"])
-        step = best["step"] if best and best["step"] in manager.all_steps() else latest
-        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
-            "state"
-        ]
-    return state["ema"]
+    directory = workdir / "checkpoints"
+    steps = _steps(directory)
+    if not steps:
+        raise ValueError(f"{workdir} holds no checkpoint.")
+    if (workdir / "metrics.json").exists():
+        step = read_json(workdir / "metrics.json")["selected"]["step"]
+    else:
+        history = [e for e in read_history(workdir, steps[-1]) if e["step"] in steps]
+        best = best_entry(history)
+        step = best["step"] if best else steps[-1]
+    try:
+        return read_state(directory, step)["ema"]
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        raise ValueError(
+            f"checkpoint {directory}/{step} cannot be read ({_first_line(error)})."
+        ) from None
 
 
 def read_arrays(directory: Path) -> dict[str, np.ndarray]:
@@ -230,10 +308,7 @@ def read_arrays(directory: Path) -> dict[str, np.ndarray]:
     Returns:
       Name -> host array, in the order of the names.
     """
-    with open_manager(directory, read_only=True) as manager:
-        found = manager.restore(
-            manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
-        )["state"]
+    found = read_state(directory, _steps(directory)[-1])
     leaves = jax.tree_util.tree_leaves_with_path(found)
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)

@@ -16,7 +16,7 @@ from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.setup_run import build_model
 from wlsrl_jax.sharding import check_batch_size, make_mesh
-from wlsrl_jax.tasks import MISSING, Task
+from wlsrl_jax.tasks import MISSING, TASKS, Task
 from wlsrl_jax.workdir import read_json, write_json
 
 
@@ -62,14 +62,14 @@ def map_tasks(
     target = {
         c: label_map.get(c, saved["normal"] if c == dataset.normal else c) for c in dataset.classes
     }
+    rules = {rule.name: rule.rule for rule in TASKS[saved["modality"]]}
     tasks = []
     for name, task in saved["tasks"].items():
-        if list(task["classes"]) == list(ours):
-            mapped = [
-                ours.index(target[c]) if target[c] in ours else MISSING for c in dataset.classes
-            ]
-        else:
-            mapped = [int(c != dataset.normal) for c in dataset.classes]
+        mapped = []
+        for theirs, mine in target.items():
+            known = mine in ours
+            found = rules[name](*((mine, saved["normal"]) if known else (theirs, dataset.normal)))
+            mapped.append(task["classes"].index(found) if found in task["classes"] else MISSING)
         tasks.append(Task(name, tuple(task["classes"]), tuple(mapped), task["ordinal"]))
     return tuple(tasks), [c for c in dataset.classes if target[c] not in ours]
 
@@ -100,6 +100,11 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         data.dataset = name
         data.data_dir = config.data.data_dir or own.data.data_dir
     dataset = load_dataset(data, own.modality)
+    if name == saved["dataset"] and dataset.fingerprint != saved["fingerprint"]:
+        raise ValueError(
+            f"{name} has been prepared anew since {workdir} was trained, so its test images may "
+            "have been trained on. Restore that preparation, or train again."
+        )
     split = config.eval.split
     if split not in dataset.splits:
         raise ValueError(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")

@@ -88,8 +88,8 @@ def evaluate_task(
         undefined |= dict.fromkeys(("sensitivity", "specificity"), only) if only else {}
     if task.ordinal:
         values["qwk"] = quadratic_weighted_kappa(labels, predicted, task.num_classes)
-        if np.isnan(values["qwk"]):
-            undefined["qwk"] = "labels and predictions are one and the same class"
+        if only:  # kappa compares with chance, and chance needs a second class
+            values["qwk"], undefined["qwk"] = np.nan, only
     if absent:
         undefined["classes_without_examples"] = ", ".join(absent)
     return {k: float(v) for k, v in values.items()}, undefined
@@ -129,8 +129,8 @@ def quadratic_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, num_clas
 def selection_score(results: dict[str, Metrics]) -> float:
     """The number that chooses a checkpoint, from validation metrics.
 
-    The mean over tasks of QWK where the task is ordinal, else of macro-F1 and AUROC's
-    mean; undefined parts are left out.
+    The mean over tasks; of a task, the mean of AUROC and QWK where it is ordinal, else of
+    AUROC and macro-F1. Undefined parts are left out.
 
     Args:
       results: task -> metrics.

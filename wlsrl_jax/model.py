@@ -197,9 +197,7 @@ class DualStream(nn.Module):
         x_BxF = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="shared")(x_BxF))
         x_BxF = nn.Dropout(self.dropout, deterministic=not train)(x_BxF)
         return {
-            task: nn.Dense(classes, dtype=self.dtype, name=f"head_{task}")(x_BxF).astype(
-                jnp.float32
-            )
+            task: nn.Dense(classes, dtype=jnp.float32, name=f"head_{task}")(x_BxF)
             for task, classes in self.heads
         }
 

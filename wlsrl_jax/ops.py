@@ -50,6 +50,12 @@ def _check(name: str, x: Array, kernel: Array, padding: str, implementation: str
         )
 
 
+def _is_empty(x: Array, kernel: Array, padding: str) -> bool:
+    """Whether there is no output: nothing to compute, or a kernel larger than the image."""
+    too_large = kernel.shape[0] > x.shape[1] or kernel.shape[1] > x.shape[2]
+    return min(x.shape) == 0 or (padding == "VALID" and too_large)
+
+
 def _lax_conv(x: Array, kernel: Array, stride: int, padding: str | Pads, groups: int) -> Array:
     return lax.conv_general_dilated(
         x,
@@ -89,7 +95,7 @@ def conv2d(
         raise ValueError(
             f"conv2d: kernel {kernel.shape} takes {kernel.shape[2]} channels, x has {x.shape[3]}."
         )
-    if implementation == "lax" or stride != 1 or min(x.shape) == 0:
+    if implementation == "lax" or stride != 1 or _is_empty(x, kernel, padding):
         return _lax_conv(x, kernel, stride, padding, 1)
     if kernel.shape[:2] == (1, 1):
         # A matrix product on every platform; XLA sees it as one, CPU included.
@@ -126,7 +132,7 @@ def depthwise_conv2d(
         raise ValueError(
             f"depthwise_conv2d: kernel {kernel.shape} must be [kh, kw, 1, k * {channels}]."
         )
-    if implementation == "lax" or stride != 1 or min(x.shape) == 0:
+    if implementation == "lax" or stride != 1 or _is_empty(x, kernel, padding):
         return _lax_conv(x, kernel, stride, padding, channels)
     if kernel.shape[3] != channels:
         x = jnp.repeat(x, kernel.shape[3] // channels, axis=3)
@@ -230,9 +236,11 @@ def _kernel_gradient_cpu(x: Array, g: Array, kernel: Array, pads: Pads) -> Array
 
     def one(total: Array, parts: tuple[Array, Array]) -> tuple[Array, None]:
         part, part_g = parts
-        patches = _patches(part, kernel.shape[:2], pads)
-        rows = part_g.reshape(-1, out)
-        return total + jnp.matmul(patches.T, rows, preferred_element_type=total.dtype), None
+        # Widened before, not by the product: XLA's CPU backend lacks bf16 x bf16 = f32
+        # under vmap.
+        patches = _patches(part, kernel.shape[:2], pads).astype(total.dtype)
+        rows = part_g.reshape(-1, out).astype(total.dtype)
+        return total + patches.T @ rows, None
 
     zero = jnp.zeros((kernel.size // out, out), _accumulator(x))
     block = _block(x, kernel.shape[0] * kernel.shape[1])

@@ -31,7 +31,7 @@ def learning_rate_schedule(
       peak: largest learning rate.
       total_steps: optimiser steps of the whole run.
       warmup_steps: steps of the warm-up, fewer than ``total_steps``.
-      final_fraction: learning rate of the last step as a fraction of ``peak``.
+      final_fraction: where the decay ends, at ``total_steps``, as a fraction of ``peak``.
 
     Returns:
       A map from step to learning rate.

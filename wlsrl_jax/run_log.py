@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from wlsrl_jax.workdir import keep_until
+from wlsrl_jax.workdir import keep_lines
 
 PHANTOM_NOTE = "PHANTOM DATA: a rehearsal of the pipeline, not evidence about patients"
 
@@ -32,13 +32,21 @@ class RunLog:
       workdir: where ``metrics.jsonl`` and ``tensorboard/`` go.
       total_steps: of the whole run.
       step: already done; later lines of an interrupted run are dropped.
+      evaluated: steps whose evaluation is done; the others' lines come anew.
       is_phantom: mark everything as a rehearsal.
     """
 
-    def __init__(self, workdir: Path, total_steps: int, step: int, is_phantom: bool) -> None:
+    def __init__(
+        self, workdir: Path, total_steps: int, step: int, evaluated: set[int], is_phantom: bool
+    ) -> None:
         self.total_steps, self.is_phantom = total_steps, is_phantom
         path = workdir / "metrics.jsonl"
-        keep_until(path, step)
+        keep_lines(
+            path,
+            lambda line: (
+                line["step"] <= step and (line["kind"] == "train" or line["step"] in evaluated)
+            ),
+        )
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         if is_phantom:

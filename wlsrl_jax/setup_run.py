@@ -13,6 +13,7 @@ import optax
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.class_weights import class_weights
 from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.transforms import Augmentation
 from wlsrl_jax.losses import LOSSES, make_loss
 from wlsrl_jax.model import DualStream, make_model
@@ -146,13 +147,20 @@ def build_run(config: Any) -> Run:
     if config.data.height < 16 or config.data.width < 16:
         raise ValueError("config.data.height and .width must be at least 16 pixels.")
     dataset = load_dataset(config.data, config.modality)
+    lacking = [name for name in SPLITS if not len(dataset.splits.get(name, ()))]
+    if lacking:
+        raise ValueError(
+            f"{dataset.name} was prepared without a {' and a '.join(lacking)} split: too few "
+            "patients. Prepare it again with more."
+        )
     tasks = make_tasks(dataset.modality, dataset.classes, dataset.normal)
     if not any(config.task_weights.values()):
         raise ValueError("config.task_weights: one task at least needs a weight > 0.")
     labels = dataset.splits["train"].labels()
     losses, weights = build_losses(config, tasks, class_counts(tasks, labels))
     steps_per_epoch = len(labels) / config.batch_size
-    total = max(1, math.ceil(config.num_epochs * steps_per_epoch))
+    # The small part taken off is for rounding: 30 epochs of 62 / 30 steps are 62, not 63.
+    total = max(1, math.ceil(config.num_epochs * steps_per_epoch - 1e-6))
     o = config.optimizer
     schedule = learning_rate_schedule(
         o.learning_rate, total, round(o.warmup_epochs * steps_per_epoch), o.final_fraction

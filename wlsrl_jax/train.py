@@ -23,7 +23,7 @@ from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.run_log import PHANTOM_NOTE, RunLog
 from wlsrl_jax.setup_run import Run, build_run, state_shapes
 from wlsrl_jax.sharding import replicated, state_sharding, to_global
-from wlsrl_jax.workdir import check_config, keep_until, locked, read_json, write_json
+from wlsrl_jax.workdir import check_config, keep_lines, locked, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ def _read_source(source: Path) -> Any:
 
 def _describe_run(run: Run, workdir: Path) -> None:
     if not (workdir / "config.json").exists():
-        write_json(workdir / "config.json", json.loads(run.config.to_json()))
         write_json(workdir / "environment.json", environment.describe())
+        write_json(workdir / "config.json", json.loads(run.config.to_json()))  # last: the mark
     tasks = {
         t.name: {"classes": t.classes, "label_map": t.label_map, "ordinal": t.ordinal}
         for t in run.tasks
@@ -122,7 +122,6 @@ def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     shapes = state_shapes(run)
     shardings = state_sharding(mesh, shapes)
     manager = checkpoint.open_manager(workdir / "checkpoints")
-    restored = checkpoint.restore_latest(manager, shapes, mesh)
     iterator = iter(
         pipeline.train_batches(
             run.dataset.splits["train"],
@@ -135,9 +134,10 @@ def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
             num_threads=config.data.num_threads,
         )
     )
+    restored = checkpoint.restore_latest(manager, shapes, mesh, iterator)
     if restored is not None:
-        state, history, step = restored.state, restored.history, restored.step
-        iterator = checkpoint.restore_iterator(manager, step, iterator)
+        state, iterator, step = restored.state, restored.iterator, restored.step
+        history = checkpoint.read_history(workdir, step)
         print(f"going on from step {step} of {run.total_steps}", flush=True)
     else:
         state = jax.jit(run.init_state, out_shardings=shardings)()
@@ -160,13 +160,14 @@ def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     )
     predict = jax.jit(steps.make_predict_step(run.model))
     ids_path = workdir / "example_ids.jsonl"
-    keep_until(ids_path, step)
+    keep_lines(ids_path, lambda line: line["step"] <= step)
     eval_every = run.every(config.eval.every_epochs)
 
     def due(step: int, every: int) -> bool:
         return step > 0 and (step % every == 0 or step == run.total_steps)
 
-    with RunLog(workdir, run.total_steps, step, run.dataset.is_phantom) as run_log:
+    evaluated = {e["step"] for e in history}
+    with RunLog(workdir, run.total_steps, step, evaluated, run.dataset.is_phantom) as run_log:
         run_log.say(_opening(run))
         window: list[dict[str, jax.Array]] = []
         window_start, first = time.monotonic(), True
@@ -176,6 +177,7 @@ def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
                     entry = _validate(run, predict, state, stop)
                     run_log.evaluation(step, entry["results"], entry["score"])
                     history = [*history, entry]
+                    checkpoint.write_history(workdir, history)
                     checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
                     window_start, window = time.monotonic(), []
                 elif due(step, config.checkpoint.every_steps):
@@ -244,7 +246,7 @@ def _mean(window: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
     if not math.isfinite(values["loss"]):
         raise ValueError(
             f"the loss is {values['loss']} within the {len(window)} steps up to step {step}. "
-            "Lower config.optimizer.learning_rate; the checkpoints before it are kept."
+            "Lower config.optimizer.learning_rate and start in another --workdir."
         )
     return values
 
@@ -266,7 +268,8 @@ def _predict(run: Run, predict: Any, variables: Any, split: str, stop: StopReque
 def _validate(run: Run, predict: Any, state: steps.TrainState, stop: StopRequest) -> Any:
     predictions = _predict(run, predict, state.ema, "validation", stop)
     results, _ = evaluate.evaluate_predictions(run.tasks, predictions)
-    return {"step": int(state.step), "score": selection_score(results), "results": results}
+    trained = {t: v for t, v in results.items() if run.config.task_weights[t] > 0}
+    return {"step": int(state.step), "score": selection_score(trained), "results": results}
 
 
 def _finish(
@@ -282,13 +285,18 @@ def _finish(
     """Opens the test split, once, with the checkpoint that validation selected."""
     best = checkpoint.best_entry(history)
     assert best is not None  # the last step is always evaluated
-    selected = checkpoint.restore_step(manager, best["step"], shapes, run.mesh)
+    checkpoint.prune(manager, history, run.config.checkpoint.keep)
+    try:
+        selected = checkpoint.restore_state(manager, best["step"], shapes, run.mesh)
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        raise ValueError(
+            f"{manager.directory}/{best['step']}, the selected checkpoint, cannot be read. "
+            f"Delete the checkpoints from {best['step']} on; the same command makes them anew."
+        ) from error
     run_log.say(
         f"testing step {best['step']}, the best of {len(history)} evaluations on validation"
     )
-    splits = {
-        s: _predict(run, predict, selected.state.ema, s, stop) for s in ("validation", "test")
-    }
+    splits = {s: _predict(run, predict, selected.ema, s, stop) for s in ("validation", "test")}
     evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
     document = results_document(
         run.tasks,
@@ -301,5 +309,9 @@ def _finish(
             "rule": "highest mean validation score, the earliest of equals",
         },
     )
+    for task, weight in run.config.task_weights.items():
+        if weight == 0:
+            for reasons in document["undefined"].values():
+                reasons.setdefault(task, {})["head"] = "not trained: its config.task_weights is 0"
     write_json(workdir / "metrics.json", document)
     return document

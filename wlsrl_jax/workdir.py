@@ -7,7 +7,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +111,14 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Drops the lines of a JSON-lines log that are past ``step`` or were cut off."""
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Drops the lines of a JSON-lines log that are not wanted or were cut off."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if wanted(json.loads(line)):
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line that a kill cut off

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ from PIL import Image, ImageOps
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MIN_SIDE = 16
 MAX_PIXELS = 120_000_000  # a 10 k x 12 k photograph; more is a mistake or an attack
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 
 
@@ -39,21 +39,17 @@ def decode(data: bytes, channels: int) -> np.ndarray:
     if not data:
         raise BadImageError("the file is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-                if min(width, height) < MIN_SIDE:
-                    raise BadImageError(
-                        f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels"
-                    )
-                image.load()
-                return _to_uint8(ImageOps.exif_transpose(image), channels)
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+            if min(width, height) < MIN_SIDE:
+                raise BadImageError(f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels")
+            image.load()
+            return _to_uint8(ImageOps.exif_transpose(image), channels)
     except BadImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise BadImageError(f"too many pixels ({error})") from None
     except Image.UnidentifiedImageError:
         raise BadImageError("not an image in any known format, whatever its name says") from None

@@ -173,8 +173,19 @@ def divide(
             [groups[k] for k in rest],
             fractions={"train": 1.0 - share, "validation": share},
             seed=seed,
+            fixed=fixed,
         )
-        where = ["test" if item.id in test else inner[groups[k]] for k, item in enumerate(items)]
+        moved = [i.id for i in items if (previous.get(i.id, "") == "test") != (i.id in test)
+                 and i.id in previous]  # fmt: skip
+        if moved:
+            raise PrepareError(
+                f"--previous and --split=official disagree on the test set: {len(moved)} images, "
+                f"such as {moved[0]}. Use one of them."
+            )
+        where = [
+            "test" if item.id in test else previous.get(item.id, inner[groups[k]])
+            for k, item in enumerate(items)
+        ]
     else:
         result = split_groups(labels, groups, seed=seed, fixed=fixed)
         where = [previous.get(item.id, result[g]) for item, g in zip(items, groups, strict=True)]

@@ -76,7 +76,7 @@ def augment(
       uint8 ``[height, width, C]``.
     """
     channels = image.shape[2]
-    # Every number is drawn whatever the ranges are: switching one off moves no other.
+    # All but the noise is drawn here, whatever the ranges are: switching one off moves none.
     u = rng.uniform(-1.0, 1.0, size=9)
     mirrored = rng.random() < ranges.flip
     image = resize(image, height, width)
