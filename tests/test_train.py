@@ -423,6 +423,8 @@ def test_a_task_that_is_not_trained_selects_nothing(tmp_path):
         parts = [v for v in (values["macro_f1"], values["auroc"]) if v is not None]
         assert entry["score"] == pytest.approx(np.mean(parts))
     assert "not trained" in document["undefined"]["test"]["TO2"]["head"]
+    again = external.evaluate_workdir(tiny_config(), tmp_path / "run", StopRequest())
+    assert again["undefined"]["test"] == document["undefined"]["test"]
 
 
 def test_a_set_without_a_split_is_refused_at_once(monkeypatch):

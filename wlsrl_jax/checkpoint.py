@@ -108,11 +108,17 @@ def save(
     )
 
 
+def _best_saved(history: History, steps: list[int]) -> int | None:
+    """The step that selection would take among the checkpoints there are."""
+    best = best_entry([entry for entry in history if entry["step"] in steps])
+    return best["step"] if best else None
+
+
 def prune(manager: ocp.CheckpointManager, history: History, keep: int) -> None:
     """Deletes checkpoints that are neither recent nor selected; call it when none is in flight."""
     steps = sorted(manager.all_steps())
-    best = best_entry([entry for entry in history if entry["step"] in steps])
-    for old in set(steps[:-keep]) - {best["step"] if best else -1}:
+    best = _best_saved(history, steps)
+    for old in set(steps[:-keep]) - {best}:
         manager.delete(old)
 
 
@@ -259,7 +265,8 @@ def read_state(directory: Path, step: int) -> Any:
         return jax.device_get(reader.restore(path, target))
 
 
-def _steps(directory: Path) -> list[int]:
+def saved_steps(directory: Path) -> list[int]:
+    """Lists the steps of the complete checkpoints in a directory, oldest first."""
     if not directory.is_dir():
         return []
     with open_manager(directory, read_only=True) as manager:
@@ -282,15 +289,14 @@ def read_weights(workdir: Path) -> dict[str, Any]:
     if not workdir.is_dir():
         raise ValueError(f"{workdir} is not a workdir: there is no such directory.")
     directory = workdir / "checkpoints"
-    steps = _steps(directory)
+    steps = saved_steps(directory)
     if not steps:
         raise ValueError(f"{workdir} holds no checkpoint.")
     if (workdir / "metrics.json").exists():
         step = read_json(workdir / "metrics.json")["selected"]["step"]
     else:
-        history = [e for e in read_history(workdir, steps[-1]) if e["step"] in steps]
-        best = best_entry(history)
-        step = best["step"] if best else steps[-1]
+        best = _best_saved(read_history(workdir, steps[-1]), steps)
+        step = steps[-1] if best is None else best
     try:
         return read_state(directory, step)["ema"]
     except Exception as error:  # Orbax raises many kinds for a damaged file
@@ -308,7 +314,7 @@ def read_arrays(directory: Path) -> dict[str, np.ndarray]:
     Returns:
       Name -> host array, in the order of the names.
     """
-    found = read_state(directory, _steps(directory)[-1])
+    found = read_state(directory, saved_steps(directory)[-1])
     leaves = jax.tree_util.tree_leaves_with_path(found)
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)

@@ -130,6 +130,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         {split: predictions},
         dataset=dataset,
         seed=own.seed,
+        task_weights=own.task_weights,
         selected=read_json(workdir / "metrics.json")["selected"],
     )
     output = workdir / f"evaluation-{name}-{split}"

@@ -60,7 +60,6 @@ def _main(argv: list[str]) -> int:
 
 def main() -> None:
     """Parses the flags, then trains or evaluates; exit status 75 means "start me again"."""
-    flags.mark_flag_as_required("config")
     app.run(_main, flags_parser=_parse)
 
 
@@ -88,7 +87,7 @@ def _check_config_file(argv: list[str]) -> str:
         return ""
     values = [a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith("config=")]
     after = [b for a, b in itertools.pairwise(argv[1:]) if a.lstrip("-") == "config"]
-    if not values and not after:
+    if not any(values + after):
         return "--config is needed, such as --config=configs/oct.py"
     path = Path((values + after)[-1].partition(":")[0])
     if path.is_file():
@@ -99,6 +98,7 @@ def _check_config_file(argv: list[str]) -> str:
 
 def _unknown_field(argv: list[str]) -> str:
     """Where an overridden field does not exist: the fields that do, or ""."""
+    fields = base_config("oct")
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if not name.startswith("config."):
@@ -106,7 +106,7 @@ def _unknown_field(argv: list[str]) -> str:
         # Fields named after tasks are those of the modality, which is not known yet.
         if name.startswith(("config.task_weights.", "config.loss.by_task.")):
             continue
-        node, path = base_config("oct"), name.split(".")[1:]
+        node, path = fields, name.split(".")[1:]
         for depth, part in enumerate(path):
             if part in node:
                 node = node[part]

@@ -30,6 +30,7 @@ def results_document(
     *,
     dataset: Any,
     seed: int,
+    task_weights: Mapping[str, float],
     selected: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Gathers the metrics of every split.
@@ -39,6 +40,7 @@ def results_document(
       splits: split name -> predictions.
       dataset: what they were made on.
       seed: of the run.
+      task_weights: task -> lambda of the run; a head of weight 0 is marked as untrained.
       selected: which checkpoint, and why.
 
     Returns:
@@ -54,7 +56,11 @@ def results_document(
         "undefined": {},
     }
     for name, predictions in splits.items():
-        document[name], document["undefined"][name] = evaluate_predictions(tasks, predictions)
+        document[name], reasons = evaluate_predictions(tasks, predictions)
+        for task, weight in task_weights.items():
+            if weight == 0:
+                reasons.setdefault(task, {})["head"] = "not trained: its config.task_weights is 0"
+        document["undefined"][name] = reasons
     return document
 
 

@@ -66,11 +66,12 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
         ) from None
     with locked(workdir):
         _check_data(run, workdir)
-        if config.init_from and not (workdir / "config.json").exists():
-            _read_source(Path(config.init_from))  # before anything is written
+        weights = None  # read before anything is written: a wrong init_from leaves no run behind
+        if config.init_from and not checkpoint.saved_steps(workdir / "checkpoints"):
+            weights = _read_source(config.init_from)
         if jax.process_index() == 0:
             _describe_run(run, workdir)
-        document = _train(run, workdir, stop)
+        document = _train(run, workdir, stop, weights)
     print_results(document)
     print(f"results: {results}")
     return document
@@ -86,9 +87,9 @@ def _check_data(run: Run, workdir: Path) -> None:
         )
 
 
-def _read_source(source: Path) -> Any:
+def _read_source(source: str) -> dict[str, Any]:
     try:
-        return checkpoint.read_weights(source)
+        return checkpoint.read_weights(Path(source))
     except ValueError as error:
         raise ValueError(f"config.init_from={source}: {error}") from None
 
@@ -117,7 +118,9 @@ def _describe_run(run: Run, workdir: Path) -> None:
     )
 
 
-def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+def _train(
+    run: Run, workdir: Path, stop: StopRequest, weights: dict[str, Any] | None
+) -> dict[str, Any]:
     config, mesh = run.config, run.mesh
     shapes = state_shapes(run)
     shardings = state_sharding(mesh, shapes)
@@ -142,8 +145,8 @@ def _train(run: Run, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     else:
         state = jax.jit(run.init_state, out_shardings=shardings)()
         history, step = [], 0
-        if config.init_from:
-            state = _init_from(state, Path(config.init_from))
+        if weights is not None:
+            state = _take_over(state, weights, config.init_from)
 
     step_fn = jax.jit(
         steps.make_train_step(
@@ -225,8 +228,7 @@ def _opening(run: Run) -> str:
     return "\n".join([PHANTOM_NOTE, *lines] if run.dataset.is_phantom else lines)
 
 
-def _init_from(state: steps.TrainState, source: Path) -> steps.TrainState:
-    weights = _read_source(source)
+def _take_over(state: steps.TrainState, weights: dict[str, Any], source: str) -> steps.TrainState:
     params, fresh = checkpoint.transfer(state.params, weights["params"])
     stats, fresh_stats = checkpoint.transfer(state.batch_stats, weights["batch_stats"])
     if len(fresh) == len(jax.tree.leaves(params)):
@@ -303,15 +305,12 @@ def _finish(
         splits,
         dataset=run.dataset,
         seed=run.config.seed,
+        task_weights=run.config.task_weights,
         selected={
             "step": best["step"],
             "score": best["score"],
             "rule": "highest mean validation score, the earliest of equals",
         },
     )
-    for task, weight in run.config.task_weights.items():
-        if weight == 0:
-            for reasons in document["undefined"].values():
-                reasons.setdefault(task, {})["head"] = "not trained: its config.task_weights is 0"
     write_json(workdir / "metrics.json", document)
     return document

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from wlsrl_jax.losses import safe_ratio
+from wlsrl_jax.losses import multitask_mean, safe_ratio
 
 Batch = dict[str, Any]
 LossFn = Callable[..., tuple[jax.Array, jax.Array]]
@@ -110,13 +110,9 @@ def make_train_step(
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        per_task = {}
-        total = jnp.zeros(())
-        for task in active:
-            numerator, _ = losses[task](logits[task], labels[task])
-            per_task[task] = safe_ratio(numerator, denominators[task])
-            total = total + task_weights[task] * per_task[task]
-        return total, (per_task, updated.get("batch_stats", {}))
+        parts = {t: (losses[t](logits[t], labels[t])[0], denominators[t]) for t in active}
+        per_task = {t: safe_ratio(*part) for t, part in parts.items()}
+        return multitask_mean(parts, task_weights), (per_task, updated.get("batch_stats", {}))
 
     gradient = jax.value_and_grad(objective, has_aux=True)
 

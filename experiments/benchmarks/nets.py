@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def torch_pieces(net: Net) -> tuple[Any, Any, Any, Any]:
     import torch
     from torch_peer import DualStream, copy_weights
 
-    torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     images, labels, weights = data(net)
     peer = DualStream(net.channels, net.widths, net.blocks, net.hidden, HEADS)
     _, _, state, _ = jax_pieces(net, "lax")
@@ -202,6 +203,7 @@ def same_function(net: Net) -> dict[str, float]:
     import copy
 
     import jax
+    import torch
     from torch_peer import DualStream, copy_weights, objective
 
     from wlsrl_jax.losses import make_loss, multitask_mean
@@ -236,8 +238,6 @@ def same_function(net: Net) -> dict[str, float]:
     # Our gradients, carried over by the same map as the weights.
     carrier = DualStream(net.channels, net.widths, net.blocks, net.hidden, HEADS)
     copy_weights(carrier, grads)
-    import torch
-
     exact = theirs(peer, torch.float64)
     single = theirs(peer, torch.float32)
     mine = ([np.asarray(logits[t]) for t in HEADS],

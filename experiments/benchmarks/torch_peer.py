@@ -18,18 +18,24 @@ class Stream(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList()
         for stage, width in enumerate(widths):
-            layers: list[nn.Module] = []
+            layers = nn.Sequential()
             for block in range(blocks):
+                name = f"stage{stage}_block{block}"  # as Flax names them
                 if kind == "standard" or (stage == 0 and block == 0):
-                    layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+                    conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+                    layers.add_module(f"{name}_conv", conv)
                 else:
-                    layers.append(
-                        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+                    depthwise = nn.Conv2d(
+                        channels, channels, 3, padding=1, groups=channels, bias=False
                     )
-                    layers.append(nn.Conv2d(channels, width, 1, bias=False))
-                layers += [nn.BatchNorm2d(width, momentum=0.1), nn.ReLU(inplace=True)]
+                    layers.add_module(f"{name}_depthwise", depthwise)
+                    layers.add_module(
+                        f"{name}_pointwise", nn.Conv2d(channels, width, 1, bias=False)
+                    )
+                layers.add_module(f"{name}_norm", nn.BatchNorm2d(width, momentum=0.1))
+                layers.add_module(f"{name}_relu", nn.ReLU(inplace=True))
                 channels = width
-            self.stages.append(nn.Sequential(*layers))
+            self.stages.append(layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps ``[B, C, H, W]`` to ``[B, widths[-1]]``."""
@@ -69,34 +75,23 @@ class DualStream(nn.Module):
 def copy_weights(peer: DualStream, params: Mapping[str, Any]) -> None:
     """Copies Flax parameters into the peer, name by name."""
 
-    def put(target: torch.Tensor, value: Any, axes: tuple[int, ...] = ()) -> None:
-        array = np.asarray(value)
-        target.data.copy_(torch.from_numpy(np.array(array.transpose(axes) if axes else array)))
-
-    def dense(layer: nn.Linear, values: Mapping[str, Any]) -> None:
-        put(layer.weight, values["kernel"], (1, 0))
-        put(layer.bias, values["bias"])
+    def put(target: torch.Tensor, value: Any, axes: tuple[int, ...]) -> None:
+        target.data.copy_(torch.from_numpy(np.array(np.asarray(value).transpose(axes))))
 
     for kind in ("separable", "standard"):
-        flax = params[kind]
-        for k, stage in enumerate(getattr(peer, kind).stages):
-            block, queue = -1, []
-            for layer in stage:
-                if isinstance(layer, nn.Conv2d):
-                    if not queue:
-                        block += 1
-                        names = (f"stage{k}_block{block}_{p}" for p in ("conv", "depthwise"))
-                        name = next(n for n in names if n in flax)
-                        queue = [name.replace("depthwise", "pointwise")] if "depth" in name else []
-                    else:
-                        name = queue.pop()
-                    put(layer.weight, flax[name]["kernel"], (3, 2, 0, 1))
-                elif isinstance(layer, nn.BatchNorm2d):
-                    put(layer.weight, flax[f"stage{k}_block{block}_norm"]["scale"])
-                    put(layer.bias, flax[f"stage{k}_block{block}_norm"]["bias"])
-    dense(peer.shared, params["shared"])
-    for task, head in peer.heads.items():
-        dense(head, params[f"head_{task}"])
+        layers = {
+            name: m for stage in getattr(peer, kind).stages for name, m in stage.named_children()
+        }
+        for name, values in params[kind].items():
+            if "kernel" in values:
+                put(layers[name].weight, values["kernel"], (3, 2, 0, 1))
+            else:
+                put(layers[name].weight, values["scale"], (0,))
+                put(layers[name].bias, values["bias"], (0,))
+    dense = {"shared": peer.shared, **{f"head_{task}": h for task, h in peer.heads.items()}}
+    for name, layer in dense.items():
+        put(layer.weight, params[name]["kernel"], (1, 0))
+        put(layer.bias, params[name]["bias"], (0,))
 
 
 def objective(

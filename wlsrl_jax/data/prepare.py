@@ -175,20 +175,18 @@ def divide(
             seed=seed,
             fixed=fixed,
         )
-        moved = [i.id for i in items if (previous.get(i.id, "") == "test") != (i.id in test)
-                 and i.id in previous]  # fmt: skip
+        known = [item.id for item in items if item.id in previous]
+        moved = [name for name in known if (previous[name] == "test") != (name in test)]
         if moved:
             raise PrepareError(
                 f"--previous and --split=official disagree on the test set: {len(moved)} images, "
                 f"such as {moved[0]}. Use one of them."
             )
-        where = [
-            "test" if item.id in test else previous.get(item.id, inner[groups[k]])
-            for k, item in enumerate(items)
-        ]
+        drawn = ["test" if item.id in test else inner[groups[k]] for k, item in enumerate(items)]
     else:
         result = split_groups(labels, groups, seed=seed, fixed=fixed)
-        where = [previous.get(item.id, result[g]) for item, g in zip(items, groups, strict=True)]
+        drawn = [result[g] for g in groups]
+    where = [previous.get(item.id, split) for item, split in zip(items, drawn, strict=True)]
     kept = [
         {**image, "group": group, "split": split}
         for image, group, split in zip(images, groups, where, strict=True)
