@@ -72,7 +72,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.model.norm = "batch"  # "batch" or "group"
     c.model.dropout = 0.0
     c.model.dtype = "float32"  # or "bfloat16", of the computation
-    c.model.conv_implementation = "auto"  # or "lax"
+    c.model.conv_implementation = "auto"  # "xla": no compiled kernels; "lax": plain
 
     c.loss = ConfigDict()  # see losses.py; a loss reads the parameters it has
     c.loss.name = "wlsrl"

@@ -30,6 +30,12 @@ PACKAGES = (
 )
 
 
+def cache_directory(part: str) -> str:
+    """Where what can be made anew is kept: under the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "wlsrl_jax", part)
+
+
 def unused_accelerator() -> str:
     """Names an accelerator that this machine has and JAX does not use, or returns ""."""
     if jax.default_backend() != "cpu":

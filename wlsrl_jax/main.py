@@ -14,16 +14,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from wlsrl_jax.defaults import base_config
+from wlsrl_jax.environment import cache_directory
 from wlsrl_jax.preemption import EXIT_PREEMPTED, PreemptedError, StopRequest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:DATASET]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config>-<dataset>.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-
-
-def _cache_directory() -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "wlsrl_jax", "xla")
 
 
 def _main(argv: list[str]) -> int:
@@ -32,7 +28,7 @@ def _main(argv: list[str]) -> int:
     stop = StopRequest()
     stop.install()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", _cache_directory())
+        jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

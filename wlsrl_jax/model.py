@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax import ops
+from wlsrl_jax.batch_norm import BatchNormRelu, max_pool
 
 NORMS = ("batch", "group")
 FUSIONS = ("concat", "sum", "gated")
@@ -96,37 +97,21 @@ class Stream(nn.Module):
                 else:
                     x = Conv(x.shape[-1], depthwise=True, name=f"{name}_depthwise", **shared)(x)
                     x = Conv(width, 1, name=f"{name}_pointwise", **shared)(x)
-                x = nn.relu(self._norm(f"{name}_norm", width, train)(x))
-            if stage < len(self.widths) - 1:
-                x = max_pool(x)
+                last_block = block == self.blocks - 1
+                pool = last_block and stage < len(self.widths) - 1
+                x = self._norm_relu(x, f"{name}_norm", pool, train)
         self.sow("intermediates", "features", x)
         return x
 
-    def _norm(self, name: str, width: int, train: bool) -> nn.Module:
+    def _norm_relu(self, x: jax.Array, name: str, pool: bool, train: bool) -> jax.Array:
         if self.norm == "batch":
-            return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=name)
-        groups = max(g for g in range(1, 9) if width % g == 0)
-        return nn.GroupNorm(groups, dtype=self.dtype, name=name)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max pooling with stride 2.
-
-    Written as a maximum of four strided views, whose gradient is elementwise: XLA's
-    select-and-scatter, the gradient of a windowed reduction, is slow on CPU.
-
-    Args:
-      x: floating ``[B, H, W, C]``.
-
-    Returns:
-      ``[B, ceil(H / 2), ceil(W / 2), C]``; a last odd row or column stands alone.
-    """
-    batch, height, width, channels = x.shape
-    if height % 2 or width % 2:
-        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    pairs = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
-    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
-    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+            norm = BatchNormRelu(
+                pool, dtype=self.dtype, implementation=self.implementation, name=name
+            )
+            return norm(x, train=train)
+        groups = max(g for g in range(1, 9) if x.shape[-1] % g == 0)
+        x = nn.relu(nn.GroupNorm(groups, dtype=self.dtype, name=name)(x))
+        return max_pool(x) if pool else x
 
 
 class DualStream(nn.Module):
@@ -143,7 +128,7 @@ class DualStream(nn.Module):
       hidden: width of the shared dense layer.
       dropout: rate before the heads.
       dtype: of the computation; parameters and logits are float32.
-      conv_implementation: "auto" (by platform) or "lax", see ``ops``.
+      conv_implementation: "auto" (by platform), "xla" or "lax", see ``ops``.
     """
 
     heads: tuple[tuple[str, int], ...]

@@ -1,12 +1,17 @@
 """Convolutions, lowered by platform.
 
 XLA's CPU backend computes depthwise convolutions and the gradients of standard ones many
-times below the rate of its matrix products. On CPU both are therefore written out: a
-depthwise convolution as a sum of shifted, scaled copies, the kernel gradient of a
-standard one as matrix products over patches of a few images at a time, which stay in
-cache. On every other platform the plain XLA convolution is lowered and nothing else.
+times below the rate of its matrix products. On CPU they therefore run
 
-The written-out forms have reverse-mode derivatives of first order (``jax.custom_vjp``);
+- in compiled kernels (``kernels/cpu.cc``) where the machine has a C++ compiler, for float32
+  on one device;
+- else written out in XLA: a depthwise convolution as a sum of shifted, scaled copies, the
+  kernel gradient of a standard one as matrix products over patches of a few images at a
+  time, which stay in cache.
+
+On every other platform the plain XLA convolution is lowered and nothing else.
+
+The CPU forms have reverse-mode derivatives of first order (``jax.custom_vjp``);
 ``implementation="lax"`` keeps the plain path, which has all of them.
 """
 
@@ -19,28 +24,32 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Array = jax.Array
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from wlsrl_jax.kernels import calls
+from wlsrl_jax.kernels.calls import Pads
 
-IMPLEMENTATIONS = ("auto", "lax")
+Array = jax.Array
+
+IMPLEMENTATIONS = ("auto", "xla", "lax")
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _PATCH_BYTES = 2**21  # patches of one block: what fits the second-level cache
 
 
-def _pads(padding: str, kernel: Array) -> Pads:
-    """Explicit padding of a stride-1 convolution, as XLA's SAME and VALID define it."""
-    kh, kw = kernel.shape[:2]
-    if padding == "VALID":
-        return ((0, 0), (0, 0))
-    return (((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2))
-
-
-def _check(name: str, x: Array, kernel: Array, padding: str, implementation: str) -> None:
+def _check(
+    name: str,
+    x: Array,
+    kernel: Array,
+    stride: int,
+    padding: str,
+    dilation: int,
+    implementation: str,
+) -> None:
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError(
             f"{name}: x must be [N, H, W, C] and kernel [kh, kw, in, out], got {x.shape} and "
             f"{kernel.shape}."
         )
+    if stride < 1 or dilation < 1:
+        raise ValueError(f"{name}: stride={stride} and dilation={dilation} must be at least 1.")
     if padding not in ("SAME", "VALID"):
         raise ValueError(f"{name}: padding={padding!r} is unknown; choose SAME or VALID.")
     if implementation not in IMPLEMENTATIONS:
@@ -50,21 +59,32 @@ def _check(name: str, x: Array, kernel: Array, padding: str, implementation: str
         )
 
 
-def _is_empty(x: Array, kernel: Array, padding: str) -> bool:
-    """Whether there is no output: nothing to compute, or a kernel larger than the image."""
-    too_large = kernel.shape[0] > x.shape[1] or kernel.shape[1] > x.shape[2]
-    return min(x.shape) == 0 or (padding == "VALID" and too_large)
-
-
-def _lax_conv(x: Array, kernel: Array, stride: int, padding: str | Pads, groups: int) -> Array:
+def _lax_conv(
+    x: Array, kernel: Array, stride: int, padding: str | Pads, groups: int, dilation: int = 1
+) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         padding,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=_DIMENSIONS,
         feature_group_count=groups,
     )
+
+
+def _explicit_pads(x: Array, kernel: Array, stride: int, padding: str, dilation: int) -> Pads:
+    """Rows and columns that SAME and VALID add, as XLA defines them."""
+    reach = [(k - 1) * dilation + 1 for k in kernel.shape[:2]]
+    rows, columns = lax.padtype_to_pads(x.shape[1:3], reach, (stride, stride), padding)
+    return (rows[0], rows[1]), (columns[0], columns[1])
+
+
+def _is_empty(x: Array, kernel: Array, padding: str, dilation: int) -> bool:
+    """Whether there is no output: nothing to compute, or a kernel larger than the image."""
+    reach = [(k - 1) * dilation + 1 for k in kernel.shape[:2]]
+    too_large = reach[0] > x.shape[1] or reach[1] > x.shape[2]
+    return min(*x.shape, *kernel.shape) == 0 or (padding == "VALID" and too_large)
 
 
 def conv2d(
@@ -73,6 +93,7 @@ def conv2d(
     *,
     stride: int = 1,
     padding: str = "SAME",
+    dilation: int = 1,
     implementation: str = "auto",
 ) -> Array:
     """Standard 2-D convolution.
@@ -82,25 +103,29 @@ def conv2d(
       kernel: ``[kh, kw, in, out]``, the dtype of ``x``.
       stride: step in both directions.
       padding: "SAME" or "VALID".
-      implementation: "auto" (by platform) or "lax".
+      dilation: step between the taps of the kernel, in both directions.
+      implementation: "auto" (the fastest of this platform), "xla" (no compiled kernels)
+        or "lax" (the plain convolution everywhere).
 
     Returns:
-      ``[N, H', W', out]``.
+      ``[N, H', W', out]``. With a stride or dilation above 1 it is the plain convolution.
 
     Raises:
       ValueError: for shapes that do not fit or an unknown option.
     """
-    _check("conv2d", x, kernel, padding, implementation)
+    _check("conv2d", x, kernel, stride, padding, dilation, implementation)
     if kernel.shape[2] != x.shape[3]:
         raise ValueError(
             f"conv2d: kernel {kernel.shape} takes {kernel.shape[2]} channels, x has {x.shape[3]}."
         )
-    if implementation == "lax" or stride != 1 or _is_empty(x, kernel, padding):
-        return _lax_conv(x, kernel, stride, padding, 1)
-    if kernel.shape[:2] == (1, 1):
+    plain = stride != 1 or dilation != 1 or _is_empty(x, kernel, padding, dilation)
+    if implementation == "lax" or plain:
+        return _lax_conv(x, kernel, stride, padding, 1, dilation)
+    native = implementation == "auto" and calls.usable(x, kernel)
+    if kernel.shape[:2] == (1, 1) and not native:
         # A matrix product on every platform; XLA sees it as one, CPU included.
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    return _conv2d(x, kernel, _pads(padding, kernel))
+    return _conv2d(x, kernel, _explicit_pads(x, kernel, 1, padding, 1), native)
 
 
 def depthwise_conv2d(
@@ -109,6 +134,7 @@ def depthwise_conv2d(
     *,
     stride: int = 1,
     padding: str = "SAME",
+    dilation: int = 1,
     implementation: str = "auto",
 ) -> Array:
     """Depthwise 2-D convolution: every channel has its own filters.
@@ -118,7 +144,8 @@ def depthwise_conv2d(
       kernel: ``[kh, kw, 1, C * multiplier]``, the dtype of ``x``.
       stride: step in both directions.
       padding: "SAME" or "VALID".
-      implementation: "auto" (by platform) or "lax".
+      dilation: step between the taps of the kernel, in both directions.
+      implementation: as for ``conv2d``.
 
     Returns:
       ``[N, H', W', C * multiplier]``; outputs ``c * multiplier ...`` come from channel c.
@@ -126,17 +153,17 @@ def depthwise_conv2d(
     Raises:
       ValueError: for shapes that do not fit or an unknown option.
     """
-    _check("depthwise_conv2d", x, kernel, padding, implementation)
+    _check("depthwise_conv2d", x, kernel, stride, padding, dilation, implementation)
     channels = x.shape[3]
-    if kernel.shape[2] != 1 or kernel.shape[3] % channels:
+    if kernel.shape[2] != 1 or (kernel.shape[3] % channels if channels else kernel.shape[3]):
         raise ValueError(
             f"depthwise_conv2d: kernel {kernel.shape} must be [kh, kw, 1, k * {channels}]."
         )
-    if implementation == "lax" or stride != 1 or _is_empty(x, kernel, padding):
-        return _lax_conv(x, kernel, stride, padding, channels)
-    if kernel.shape[3] != channels:
-        x = jnp.repeat(x, kernel.shape[3] // channels, axis=3)
-    return _depthwise(x, kernel, _pads(padding, kernel))
+    if implementation == "lax" or _is_empty(x, kernel, padding, dilation):
+        return _lax_conv(x, kernel, stride, padding, channels, dilation)
+    native = implementation == "auto" and calls.usable(x, kernel)
+    pads = _explicit_pads(x, kernel, stride, padding, dilation)
+    return _depthwise(x, kernel, (pads, stride, dilation), native)
 
 
 def _mirror(kernel: Array, pads: Pads) -> tuple[Array, Pads]:
@@ -179,30 +206,76 @@ def _depthwise_kernel_gradient_cpu(x: Array, g: Array, kernel: Array, pads: Pads
     return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x: Array, kernel: Array, pads: Pads) -> Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, k: _depthwise_cpu(x, k, pads),
-        default=lambda x, k: _lax_conv(x, k, 1, pads, x.shape[3]),
-    )
+Geometry = tuple[Pads, int, int]
+"""Padding, stride, dilation."""
 
 
-def _depthwise_forward(x: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
-    return _depthwise(x, kernel, pads), (x, kernel)
+def _unit_stride(x: Array, kernel: Array, geometry: Geometry) -> tuple[Array, Array, int]:
+    """The stride-1 convolution that has the wanted outputs among its own.
+
+    A dilated kernel is one with zeros between its taps, a stride leaves outputs out. That
+    multiplies the work, but of what costs a small part of XLA's depthwise convolution.
+    """
+    _, _, dilation = geometry
+    multiplier = kernel.shape[3] // x.shape[3]
+    if multiplier > 1:
+        x = jnp.repeat(x, multiplier, axis=3)
+    if dilation > 1:
+        gap = (0, 0, dilation - 1)
+        kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), (gap, gap, (0, 0, 0), (0, 0, 0)))
+    return x, kernel, multiplier
 
 
-def _depthwise_backward(pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, geometry: Geometry, native: bool) -> Array:
+    pads, stride, dilation = geometry
+
+    def cpu(x: Array, kernel: Array) -> Array:
+        x, kernel, _ = _unit_stride(x, kernel, geometry)
+        out = (calls.depthwise if native else _depthwise_cpu)(x, kernel, pads)
+        return out[:, ::stride, ::stride] if stride > 1 else out
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return _lax_conv(x, kernel, stride, pads, x.shape[3], dilation)
+
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
+
+
+def _depthwise_forward(
+    x: Array, kernel: Array, geometry: Geometry, native: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    return _depthwise(x, kernel, geometry, native), (x, kernel)
+
+
+def _depthwise_backward(
+    geometry: Geometry, native: bool, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    pads, stride, dilation = geometry
+
     def cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        channels = x.shape[3]
+        x, kernel, multiplier = _unit_stride(x, kernel, geometry)
+        if stride > 1:  # zeros where the stride left outputs out
+            gaps = []
+            for axis in (0, 1):
+                size = x.shape[axis + 1] + sum(pads[axis]) - kernel.shape[axis] + 1
+                gaps.append((0, size - (g.shape[axis + 1] - 1) * stride - 1, stride - 1))
+            g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
         mirrored, back = _mirror(kernel, pads)
-        return (
-            _depthwise_cpu(g, mirrored, back),
-            _depthwise_kernel_gradient_cpu(x, g, kernel, pads),
+        forward, gradient = (
+            (calls.depthwise, calls.depthwise_kernel_gradient)
+            if native
+            else (_depthwise_cpu, _depthwise_kernel_gradient_cpu)
         )
+        dx, dk = forward(g, mirrored, back), gradient(x, g, kernel, pads)
+        if multiplier > 1:
+            dx = jnp.sum(dx.reshape(*dx.shape[:3], channels, multiplier), axis=4)
+        return dx, dk[::dilation, ::dilation]
 
     def plain(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        _, vjp = jax.vjp(lambda x, k: _lax_conv(x, k, 1, pads, x.shape[3]), x, kernel)
+        _, vjp = jax.vjp(
+            lambda x, k: _lax_conv(x, k, stride, pads, x.shape[3], dilation), x, kernel
+        )
         return vjp(g)
 
     return lax.platform_dependent(*saved, g, cpu=cpu, default=plain)
@@ -248,18 +321,29 @@ def _kernel_gradient_cpu(x: Array, g: Array, kernel: Array, pads: Pads) -> Array
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv2d(x: Array, kernel: Array, pads: Pads) -> Array:
-    return _lax_conv(x, kernel, 1, pads, 1)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv2d(x: Array, kernel: Array, pads: Pads, native: bool) -> Array:
+    def plain(x: Array, kernel: Array) -> Array:
+        return _lax_conv(x, kernel, 1, pads, 1)
+
+    if not native:
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=lambda x, k: calls.conv(x, k, pads), default=plain)
 
 
-def _conv2d_forward(x: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
-    return _conv2d(x, kernel, pads), (x, kernel)
+def _conv2d_forward(
+    x: Array, kernel: Array, pads: Pads, native: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    return _conv2d(x, kernel, pads, native), (x, kernel)
 
 
-def _conv2d_backward(pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _conv2d_backward(
+    pads: Pads, native: bool, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
     def cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         mirrored, back = _mirror(jnp.swapaxes(kernel, 2, 3), pads)
+        if native:
+            return calls.conv(g, mirrored, back), calls.conv_kernel_gradient(x, g, kernel, pads)
         return _lax_conv(g, mirrored, 1, back, 1), _kernel_gradient_cpu(x, g, kernel, pads)
 
     def plain(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:

@@ -1,0 +1,174 @@
+"""Batch normalisation, ReLU and pooling as one operation.
+
+On a CPU these read and write memory far more than they compute, so they are done in as few
+passes as possible: two forward, two backward, and where pooling follows, the activation at
+full size is never written. Elsewhere XLA fuses the plain operations.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from wlsrl_jax.kernels import calls
+
+Array = jax.Array
+
+
+def max_pool(x: Array) -> Array:
+    """2x2 max pooling with stride 2.
+
+    Written as a maximum of four strided views, whose gradient is elementwise: XLA's
+    select-and-scatter, the gradient of a windowed reduction, is slow on CPU.
+
+    Args:
+      x: floating ``[B, H, W, C]``.
+
+    Returns:
+      ``[B, ceil(H / 2), ceil(W / 2), C]``; a last odd row or column stands alone.
+    """
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    pairs = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
+    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+
+
+def _activate(z: Array, pool: bool) -> Array:
+    z = nn.relu(z)
+    return max_pool(z) if pool else z
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _affine(x: Array, a: Array, b: Array) -> Array:
+    return (_wide(x) * a + b).astype(x.dtype)
+
+
+def _norm_relu(x: Array, a: Array, b: Array, pool: bool, native: bool) -> Array:
+    def plain(x: Array, a: Array, b: Array) -> Array:
+        return _activate(_affine(x, a, b), pool)
+
+    if not native:
+        return plain(x, a, b)
+    return lax.platform_dependent(
+        x, a, b, cpu=lambda x, a, b: calls.norm_relu(x, a, b, pool), default=plain
+    )
+
+
+def _plain_moments(x: Array) -> tuple[Array, Array]:
+    mean = jnp.mean(_wide(x), (0, 1, 2))
+    # E[x^2] - E[x]^2, as Flax: one pass over the data.
+    return mean, jnp.maximum(jnp.mean(jnp.square(_wide(x)), (0, 1, 2)) - jnp.square(mean), 0.0)
+
+
+def _moments(x: Array, native: bool) -> tuple[Array, Array]:
+    if not native:
+        return _plain_moments(x)
+    return lax.platform_dependent(x, cpu=calls.moments, default=_plain_moments)
+
+
+def _coefficients(
+    mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, Array, Array]:
+    inverse = lax.rsqrt(var + epsilon)
+    a = scale * inverse
+    return a, bias - mean * a, inverse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _train(
+    x: Array, scale: Array, bias: Array, epsilon: float, pool: bool, native: bool
+) -> tuple[Array, Array, Array]:
+    mean, var = _moments(x, native)
+    a, b, _ = _coefficients(mean, var, scale, bias, epsilon)
+    return _norm_relu(x, a, b, pool, native), mean, var
+
+
+def _forward(
+    x: Array, scale: Array, bias: Array, epsilon: float, pool: bool, native: bool
+) -> tuple[Any, Any]:
+    y, mean, var = _train(x, scale, bias, epsilon, pool, native)
+    return (y, mean, var), (x, scale, bias, mean, var)
+
+
+def _backward(epsilon: float, pool: bool, native: bool, saved: Any, gradients: Any) -> Any:
+    x, scale, bias, mean, var = saved
+    g = gradients[0]
+    count = x.size // x.shape[3]
+    a, b, inverse = _coefficients(mean, var, scale, bias, epsilon)
+
+    def factors(sum_d: Array, sum_dx: Array) -> tuple[Array, Array, Array]:
+        """Gives d(scale), then k0 and k1 of dx = a d - k1 x - k0."""
+        d_scale = sum_dx * inverse
+        k1 = a * inverse * d_scale / count
+        return d_scale, a * sum_d / count - mean * k1, k1
+
+    def cpu(x: Array, g: Array) -> tuple[Array, Array, Array]:
+        sum_d, sum_dx = calls.norm_relu_sums(x, a, b, mean, g, pool)
+        d_scale, k0, k1 = factors(sum_d, sum_dx)
+        return calls.norm_relu_gradient(x, a, b, k0, k1, g, pool), d_scale, sum_d
+
+    def plain(x: Array, g: Array) -> tuple[Array, Array, Array]:
+        _, pull = jax.vjp(lambda z: _activate(z, pool), _affine(x, a, b))
+        d = _wide(pull(g)[0])
+        sum_d = jnp.sum(d, (0, 1, 2))
+        d_scale, k0, k1 = factors(sum_d, jnp.sum(d * (_wide(x) - mean), (0, 1, 2)))
+        return (a * d - k1 * _wide(x) - k0).astype(x.dtype), d_scale, sum_d
+
+    return lax.platform_dependent(x, g, cpu=cpu, default=plain) if native else plain(x, g)
+
+
+_train.defvjp(_forward, _backward)
+
+
+class BatchNormRelu(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015), ReLU, and 2x2 max pooling if asked for.
+
+    Parameters and statistics have the names and shapes of ``nn.BatchNorm``'s. The gradient
+    treats the batch statistics that are stored as constants, as every implementation does.
+
+    Attributes:
+      pool: whether 2x2 max pooling follows.
+      momentum: of the running statistics.
+      epsilon: added to the variance.
+      dtype: of the result.
+      implementation: see ``ops``.
+    """
+
+    pool: bool = False
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps ``[B, H, W, C]`` to the same, or to half of both sides, rounded up.
+
+        Under a jit over several devices the statistics are those of the global batch.
+        """
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        x = x.astype(self.dtype)
+        native = self.implementation == "auto" and calls.usable(x)
+        if not train:
+            a, b, _ = _coefficients(mean.value, var.value, scale, bias, self.epsilon)
+            return _norm_relu(x, a, b, self.pool, native)
+        y, batch_mean, batch_var = _train(x, scale, bias, self.epsilon, self.pool, native)
+        if not self.is_initializing():
+            for running, new in ((mean, batch_mean), (var, batch_var)):
+                kept = self.momentum * running.value
+                running.value = kept + (1 - self.momentum) * lax.stop_gradient(new)
+        return y
