@@ -145,7 +145,7 @@ def test_summary_flops_agree_with_the_compiler():
         ({"norm": "layer"}, "batch, group"),
         ({"fusion": "product"}, "concat, sum, gated"),
         ({"streams": "triple"}, "dual, separable, standard"),
-        ({"conv_implementation": "cudnn"}, "auto, lax"),
+        ({"conv_implementation": "cudnn"}, "auto, xla, lax"),
         ({"dropout": 1.0}, "dropout"),
         ({"widths": ()}, "positive"),
         ({"depth": 3}, "it has: heads, widths"),

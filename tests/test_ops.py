@@ -45,20 +45,24 @@ CASES = [
     ((2, 6, 7, 2), (3, 3), "VALID"),
     ((4, 5, 5, 6), (1, 1), "SAME"),
     ((2, 6, 6, 3), (2, 4), "SAME"),
+    ((2, 12, 20, 40), (3, 3), "SAME"),
+    ((3, 70, 5, 17), (5, 5), "VALID"),
 ]
 
 
 @pytest.mark.parametrize("kind", ["standard", "depthwise"])
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
 @pytest.mark.parametrize(("shape", "kernel", "padding"), CASES)
-def test_values_and_gradients_equal_the_plain_convolution(kind, shape, kernel, padding):
+def test_values_and_gradients_equal_the_plain_convolution(
+    kind, shape, kernel, padding, implementation
+):
     x, k = arrays(kind, shape, kernel)
     with jax.enable_x64(True):
         reference = value_and_gradients(kind, *map(np.float64, (x, k)), "lax", padding=padding)
-        ours = value_and_gradients(kind, *map(np.float64, (x, k)), "auto", padding=padding)
+        ours = value_and_gradients(kind, *map(np.float64, (x, k)), implementation, padding=padding)
         assert max(map(error, ours, reference)) <= 1e-12
-    assert max(map(error, value_and_gradients(kind, x, k, "auto", padding=padding), reference)) <= (
-        1e-5
-    )
+    ours = value_and_gradients(kind, x, k, implementation, padding=padding)
+    assert max(map(error, ours, reference)) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["standard", "depthwise"])
@@ -75,12 +79,15 @@ def test_bfloat16_is_no_worse_than_plain(kind):
 
 
 @pytest.mark.parametrize("kind", ["standard", "depthwise"])
-def test_strides_and_channel_multiplier(kind):
-    x, k = arrays(kind, (2, 9, 8, 3), (3, 3), multiplier=2)
-    for stride in (1, 2):
-        ours = value_and_gradients(kind, x, k, "auto", stride=stride)
-        plain = value_and_gradients(kind, x, k, "lax", stride=stride)
-        assert max(map(error, ours, plain)) <= 1e-5
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)])
+def test_strides_dilations_and_channel_multiplier(kind, implementation, padding, stride, dilation):
+    x, k = arrays(kind, (2, 11, 8, 3), (3, 3), multiplier=2)
+    options = {"stride": stride, "dilation": dilation, "padding": padding}
+    ours = value_and_gradients(kind, x, k, implementation, **options)
+    plain = value_and_gradients(kind, x, k, "lax", **options)
+    assert max(map(error, ours, plain)) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["standard", "depthwise"])
@@ -140,6 +147,8 @@ def test_wrong_arguments_are_named():
         ops.conv2d(x, np.zeros((3, 3, 2, 4), np.float32))
     with pytest.raises(ValueError, match=r"\[kh, kw, 1, k \* 3\]"):
         ops.depthwise_conv2d(x, np.zeros((3, 3, 1, 4), np.float32))
+    with pytest.raises(ValueError, match="stride=0"):
+        ops.conv2d(x, np.zeros((3, 3, 3, 4), np.float32), stride=0)
     for options in ({"padding": "FULL"}, {"implementation": "fast"}):
         with pytest.raises(ValueError, match="unknown; choose"):
             ops.conv2d(x, np.zeros((3, 3, 3, 4), np.float32), **options)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from wlsrl_jax import ops
 from wlsrl_jax.kernels import calls
 
 Array = jax.Array
@@ -62,6 +63,62 @@ def _norm_relu(x: Array, a: Array, b: Array, pool: bool, native: bool) -> Array:
     return lax.platform_dependent(
         x, a, b, cpu=lambda x, a, b: calls.norm_relu(x, a, b, pool), default=plain
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def conv_norm_relu(
+    x: Array, kernel: Array, a: Array, b: Array, pool: bool, implementation: str
+) -> Array:
+    """``relu(a conv(x) + b)``, pooled if asked for: inference, where a and b are known.
+
+    Args:
+      x: ``[N, H, W, in]``.
+      kernel: ``[kh, kw, in, out]``.
+      a: ``[out]`` float32.
+      b: ``[out]`` float32.
+      pool: whether 2x2 max pooling follows.
+      implementation: see ``ops``.
+
+    Returns:
+      ``[N, H, W, out]``, or half of both sides, rounded up.
+    """
+
+    def plain(x: Array, kernel: Array, a: Array, b: Array) -> Array:
+        return _separate(x, kernel, a, b, pool, implementation)
+
+    if implementation != "auto" or not calls.usable(x, kernel):
+        return plain(x, kernel, a, b)
+    pads = ops.explicit_pads(x, kernel, 1, "SAME", 1)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        a,
+        b,
+        cpu=lambda x, k, a, b: calls.conv_norm_relu(x, k, a, b, pads, pool),
+        default=plain,
+    )
+
+
+def _separate(
+    x: Array, kernel: Array, a: Array, b: Array, pool: bool, implementation: str
+) -> Array:
+    y = ops.conv2d(x, kernel, implementation=implementation)
+    return _activate(_affine(y, a, b), pool)
+
+
+def _conv_norm_relu_forward(
+    x: Array, kernel: Array, a: Array, b: Array, pool: bool, implementation: str
+) -> tuple[Array, Any]:
+    return conv_norm_relu(x, kernel, a, b, pool, implementation), (x, kernel, a, b)
+
+
+def _conv_norm_relu_backward(pool: bool, implementation: str, saved: Any, g: Array) -> Any:
+    x, kernel, a, b = saved
+    apart = functools.partial(_separate, pool=pool, implementation=implementation)
+    return jax.vjp(apart, x, kernel, a, b)[1](g)
+
+
+conv_norm_relu.defvjp(_conv_norm_relu_forward, _conv_norm_relu_backward)
 
 
 def _plain_moments(x: Array) -> tuple[Array, Array]:
@@ -137,6 +194,7 @@ class BatchNormRelu(nn.Module):
     treats the batch statistics that are stored as constants, as every implementation does.
 
     Attributes:
+      features: channels.
       pool: whether 2x2 max pooling follows.
       momentum: of the running statistics.
       epsilon: added to the variance.
@@ -144,31 +202,36 @@ class BatchNormRelu(nn.Module):
       implementation: see ``ops``.
     """
 
+    features: int
     pool: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     implementation: str = "auto"
 
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Maps ``[B, H, W, C]`` to the same, or to half of both sides, rounded up.
+    def setup(self) -> None:
+        """Parameters and running statistics, ``[features]`` float32 each."""
+        shape = (self.features,)
+        self.scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+
+    def affine(self) -> tuple[Array, Array]:
+        """Factors and offsets ``[features]`` of inference, from the running statistics."""
+        mean, var = self.mean.value, self.var.value
+        return _coefficients(mean, var, self.scale, self.bias, self.epsilon)[:2]
+
+    def __call__(self, x: Array) -> Array:
+        """Training: maps ``[B, H, W, features]`` to the same, or to half of both sides.
 
         Under a jit over several devices the statistics are those of the global batch.
         """
-        shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         x = x.astype(self.dtype)
         native = self.implementation == "auto" and calls.usable(x)
-        if not train:
-            a, b, _ = _coefficients(mean.value, var.value, scale, bias, self.epsilon)
-            return _norm_relu(x, a, b, self.pool, native)
-        y, batch_mean, batch_var = _train(x, scale, bias, self.epsilon, self.pool, native)
+        y, mean, var = _train(x, self.scale, self.bias, self.epsilon, self.pool, native)
         if not self.is_initializing():
-            for running, new in ((mean, batch_mean), (var, batch_var)):
+            for running, new in ((self.mean, mean), (self.var, var)):
                 kept = self.momentum * running.value
                 running.value = kept + (1 - self.momentum) * lax.stop_gradient(new)
         return y

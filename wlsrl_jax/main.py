@@ -1,6 +1,12 @@
 """Command line: python -m wlsrl_jax.main --config=configs/oct.py [--workdir=DIR]."""
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from wlsrl_jax.huge_pages import restart_with_huge_pages
+
+if __name__ == "__main__":
+    restart_with_huge_pages()  # before anything that takes time to import
 
 import itertools
 import logging

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax import ops
-from wlsrl_jax.batch_norm import BatchNormRelu, max_pool
+from wlsrl_jax.batch_norm import BatchNormRelu, conv_norm_relu, max_pool
 
 NORMS = ("batch", "group")
 FUSIONS = ("concat", "sum", "gated")
@@ -49,12 +49,21 @@ class Conv(nn.Module):
     implementation: str = "auto"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``."""
+    def __call__(self, x: jax.Array, norm: BatchNormRelu | None = None) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``.
+
+        Args:
+          x: the input.
+          norm: what follows, in inference: done in the same pass.
+        """
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (self.kernel_size, self.kernel_size, inputs, self.features)
         init = _depthwise_init if self.depthwise else _kernel_init
         kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        if norm is not None:
+            a, b = norm.affine()
+            x = x.astype(self.dtype)
+            return conv_norm_relu(x, kernel, a, b, norm.pool, self.implementation)
         apply = ops.depthwise_conv2d if self.depthwise else ops.conv2d
         return apply(x.astype(self.dtype), kernel, implementation=self.implementation)
 
@@ -93,25 +102,21 @@ class Stream(nn.Module):
             for block in range(self.blocks):
                 name = f"stage{stage}_block{block}"
                 if self.kind == "standard" or (stage == 0 and block == 0):
-                    x = Conv(width, name=f"{name}_conv", **shared)(x)
+                    conv = Conv(width, name=f"{name}_conv", **shared)
                 else:
                     x = Conv(x.shape[-1], depthwise=True, name=f"{name}_depthwise", **shared)(x)
-                    x = Conv(width, 1, name=f"{name}_pointwise", **shared)(x)
-                last_block = block == self.blocks - 1
-                pool = last_block and stage < len(self.widths) - 1
-                x = self._norm_relu(x, f"{name}_norm", pool, train)
+                    conv = Conv(width, 1, name=f"{name}_pointwise", **shared)
+                pool = block == self.blocks - 1 and stage < len(self.widths) - 1
+                if self.norm == "batch":
+                    norm = BatchNormRelu(width, pool, name=f"{name}_norm", **shared)
+                    x = norm(conv(x)) if train else conv(x, norm)
+                    continue
+                groups = max(g for g in range(1, 9) if width % g == 0)
+                group_norm = nn.GroupNorm(groups, dtype=self.dtype, name=f"{name}_norm")
+                x = nn.relu(group_norm(conv(x)))
+                x = max_pool(x) if pool else x
         self.sow("intermediates", "features", x)
         return x
-
-    def _norm_relu(self, x: jax.Array, name: str, pool: bool, train: bool) -> jax.Array:
-        if self.norm == "batch":
-            norm = BatchNormRelu(
-                pool, dtype=self.dtype, implementation=self.implementation, name=name
-            )
-            return norm(x, train=train)
-        groups = max(g for g in range(1, 9) if x.shape[-1] % g == 0)
-        x = nn.relu(nn.GroupNorm(groups, dtype=self.dtype, name=name)(x))
-        return max_pool(x) if pool else x
 
 
 class DualStream(nn.Module):

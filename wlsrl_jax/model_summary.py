@@ -60,11 +60,12 @@ def stages(model: DualStream, image_shape: tuple[int, int, int]) -> list[Row]:
         if context.method_name == "__call__" and isinstance(module, Conv | nn.Dense):
             name = _row_name(module.path)
             row = rows.setdefault(name, Row(name))
-            row.shape = out.shape[1:]
             if isinstance(module, Conv):
                 inputs = 1 if module.depthwise else args[0].shape[-1]
-                row.flops += 2 * module.kernel_size**2 * inputs * math.prod(out.shape[1:])
+                row.shape = (*args[0].shape[1:3], module.features)  # before any pooling
+                row.flops += 2 * module.kernel_size**2 * inputs * math.prod(row.shape)
             else:
+                row.shape = out.shape[1:]
                 row.flops += 2 * args[0].shape[-1] * out.shape[-1]
         return out
 

@@ -73,8 +73,19 @@ def _lax_conv(
     )
 
 
-def _explicit_pads(x: Array, kernel: Array, stride: int, padding: str, dilation: int) -> Pads:
-    """Rows and columns that SAME and VALID add, as XLA defines them."""
+def explicit_pads(x: Array, kernel: Array, stride: int, padding: str, dilation: int) -> Pads:
+    """Rows and columns that SAME and VALID add, as XLA defines them.
+
+    Args:
+      x: ``[N, H, W, in]``.
+      kernel: ``[kh, kw, ...]``.
+      stride: step in both directions.
+      padding: "SAME" or "VALID".
+      dilation: step between the taps of the kernel.
+
+    Returns:
+      ((above, below), (left, right)).
+    """
     reach = [(k - 1) * dilation + 1 for k in kernel.shape[:2]]
     rows, columns = lax.padtype_to_pads(x.shape[1:3], reach, (stride, stride), padding)
     return (rows[0], rows[1]), (columns[0], columns[1])
@@ -122,10 +133,7 @@ def conv2d(
     if implementation == "lax" or plain:
         return _lax_conv(x, kernel, stride, padding, 1, dilation)
     native = implementation == "auto" and calls.usable(x, kernel)
-    if kernel.shape[:2] == (1, 1) and not native:
-        # A matrix product on every platform; XLA sees it as one, CPU included.
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    return _conv2d(x, kernel, _explicit_pads(x, kernel, 1, padding, 1), native)
+    return _conv2d(x, kernel, explicit_pads(x, kernel, 1, padding, 1), native)
 
 
 def depthwise_conv2d(
@@ -162,7 +170,7 @@ def depthwise_conv2d(
     if implementation == "lax" or _is_empty(x, kernel, padding, dilation):
         return _lax_conv(x, kernel, stride, padding, channels, dilation)
     native = implementation == "auto" and calls.usable(x, kernel)
-    pads = _explicit_pads(x, kernel, stride, padding, dilation)
+    pads = explicit_pads(x, kernel, stride, padding, dilation)
     return _depthwise(x, kernel, (pads, stride, dilation), native)
 
 
@@ -321,6 +329,15 @@ def _kernel_gradient_cpu(x: Array, g: Array, kernel: Array, pads: Pads) -> Array
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
+def _is_product(kernel: Array, pads: Pads) -> bool:
+    return kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    """A pointwise convolution: a matrix product, which XLA is good at on every platform."""
+    return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv2d(x: Array, kernel: Array, pads: Pads, native: bool) -> Array:
     def plain(x: Array, kernel: Array) -> Array:
@@ -342,13 +359,21 @@ def _conv2d_backward(
 ) -> tuple[Array, Array]:
     def cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         mirrored, back = _mirror(jnp.swapaxes(kernel, 2, 3), pads)
+        gradient = calls.conv_kernel_gradient if native else _kernel_gradient_cpu
+        dk = gradient(x, g, kernel, pads)
+        if _is_product(kernel, pads):
+            return _product(g, mirrored), dk
         if native:
-            return calls.conv(g, mirrored, back), calls.conv_kernel_gradient(x, g, kernel, pads)
-        return _lax_conv(g, mirrored, 1, back, 1), _kernel_gradient_cpu(x, g, kernel, pads)
+            return calls.conv(g, mirrored, back), dk
+        return _lax_conv(g, mirrored, 1, back, 1), dk
 
     def plain(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        _, vjp = jax.vjp(lambda x, k: _lax_conv(x, k, 1, pads, 1), x, kernel)
-        return vjp(g)
+        def forward(x: Array, kernel: Array) -> Array:
+            if _is_product(kernel, pads):
+                return _product(x, kernel)
+            return _lax_conv(x, kernel, 1, pads, 1)
+
+        return jax.vjp(forward, x, kernel)[1](g)
 
     return lax.platform_dependent(*saved, g, cpu=cpu, default=plain)
 

@@ -174,7 +174,16 @@ def _train(
         run_log.say(_opening(run))
         window: list[dict[str, jax.Array]] = []
         window_start, first = time.monotonic(), True
+
+        def report(step: int, window: list[dict[str, jax.Array]]) -> None:
+            values = _mean(window, step)
+            seconds = time.monotonic() - window_start
+            run_log.train(step, values, len(window) * config.batch_size / seconds)
+
         while True:
+            if window and (due(step, eval_every) or due(step, config.checkpoint.every_steps)):
+                report(step, window)  # a loss that is not finite is never saved
+                window_start, window = time.monotonic(), []
             try:
                 if due(step, eval_every) and step not in {e["step"] for e in history}:
                     entry = _validate(run, predict, state, stop)
@@ -203,16 +212,16 @@ def _train(
                 state, to_global(pipeline.device_batch(batch, run.tasks), mesh)
             )
             step += 1
-            window.append(metrics)
             if first:
                 jax.block_until_ready(metrics)
                 run_log.first_step_done(step)
-                window_start, window, first = time.monotonic(), [], False
-            elif step % config.log_every == 0:
-                values = _mean(window, step)
-                seconds = time.monotonic() - window_start
-                run_log.train(step, values, len(window) * config.batch_size / seconds)
+                window_start, first = time.monotonic(), False
+                continue
+            # Metrics are read when the next step is under way, so the device never waits.
+            if window and (step - 1) % config.log_every == 0:
+                report(step - 1, window)
                 window_start, window = time.monotonic(), []
+            window.append(metrics)
         manager.wait_until_finished()
         return _finish(run, workdir, manager, history, shapes, predict, stop, run_log)
 

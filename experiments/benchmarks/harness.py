@@ -10,14 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wlsrl_jax import huge_pages
+
 Run = Callable[[int], None]
 Setup = Callable[..., tuple[Run, dict[str, Any]]]
+
+# For all candidates alike: what `python -m wlsrl_jax.main` sets for itself helps PyTorch too.
+os.environ.setdefault(huge_pages.VARIABLE, huge_pages.SETTING)
 
 _PAUSE = 0.25  # seconds for the last candidate's threads to go to sleep
 

@@ -53,6 +53,16 @@ def conv(x: Array, kernel: Array, pads: Pads) -> Array:
     return _call("conv", shape, x, kernel, **_corner(pads))
 
 
+def conv_norm_relu(x: Array, kernel: Array, a: Array, b: Array, pads: Pads, pool: bool) -> Array:
+    """``norm_relu`` of ``conv`` in one pass."""
+    n, height, width = _output(x, kernel, pads)
+    sizes = {"height": np.int64(height), "width": np.int64(width)}
+    shape = _pooled((n, height, width, kernel.shape[3]), pool)
+    return _call(
+        "conv_norm_relu", shape, x, kernel, *_rows(a, b), pool=pool, **sizes, **_corner(pads)
+    )
+
+
 def conv_kernel_gradient(x: Array, g: Array, kernel: Array, pads: Pads) -> Array:
     """Gradient of ``conv`` for its kernel."""
     return _call("conv_kernel_gradient", kernel.shape, x, g, **_corner(pads))
@@ -73,6 +83,11 @@ def _rows(*vectors: Array) -> tuple[Array, ...]:
     return tuple(v.reshape(1, 1, 1, -1) for v in vectors)  # the kernels see four dimensions
 
 
+def _pooled(shape: tuple[int, ...], pool: bool) -> tuple[int, ...]:
+    n, height, width, channels = shape
+    return (n, -(-height // 2), -(-width // 2), channels) if pool else shape
+
+
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and variance ``[C]`` over all pixels."""
     channels = x.shape[3]
@@ -82,9 +97,7 @@ def moments(x: Array) -> tuple[Array, Array]:
 
 def norm_relu(x: Array, a: Array, b: Array, pool: bool) -> Array:
     """relu(a x + b), then 2x2 max pooling if ``pool``."""
-    n, height, width, channels = x.shape
-    shape = (n, -(-height // 2), -(-width // 2), channels) if pool else x.shape
-    return _call("norm_relu", shape, x, *_rows(a, b), pool=pool)
+    return _call("norm_relu", _pooled(x.shape, pool), x, *_rows(a, b), pool=pool)
 
 
 def norm_relu_sums(

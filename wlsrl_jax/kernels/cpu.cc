@@ -95,7 +95,7 @@ void Parallel(ffi::ThreadPool& pool, Int count, const F& f) {
 float* Scratch(int slot, Int floats) {
   thread_local std::vector<float> buffers[2];
   auto& buffer = buffers[slot];
-  if (buffer.size() < static_cast<size_t>(floats + kLanes)) buffer.resize(floats + kLanes);
+  if (buffer.size() < static_cast<size_t>(floats + 16)) buffer.resize(floats + 16);
   return buffer.data() + (64 - reinterpret_cast<uintptr_t>(buffer.data()) % 64) % 64 / 4;
 }
 
@@ -151,6 +151,54 @@ Int RowsOfBlock(Int rows, Int row_bytes, Int extra) {
   const Int most = max<Int>(1, min(rows, kImageBytes / row_bytes - extra));
   const Int blocks = (rows + most - 1) / most;
   return (rows + blocks - 1) / blocks;
+}
+
+// --- batch normalisation, ReLU, 2x2 max pooling: forward, one row ---------------------------------
+
+// Calls f(offset, valid) for each vector of channels.
+template <class F>
+inline void OverChannels(Int channels, const F& f) {
+  Int c = 0;
+  for (; c + kLanes <= channels; c += kLanes) f(c, std::true_type{}, Int{kLanes});
+  if (c < channels) f(c, std::false_type{}, channels - c);
+}
+template <class Full>
+inline Vec LoadPart(Full, const float* p, Int n) {
+  if constexpr (Full::value) return Load(p);
+  return LoadSome(p, n);
+}
+template <class Full>
+inline void StorePart(Full, float* p, Vec v, Int n) {
+  if constexpr (Full::value) return Store(p, v);
+  StoreSome(p, v, n);
+}
+
+inline Vec Positive(Vec v) { return v > 0.0f ? v : Vec{}; }
+
+// Row r of relu(a x + b), or of the largest of its 2x2 pixels; a last odd row or column stands
+// alone. `x` is one image, or a part of it.
+void NormReluRow(const float* x, const Shape& s, const float* a, const float* b, bool pool2, Int r,
+                 float* out, Int width) {
+  const float* upper = x + (pool2 ? 2 * r : r) * s.w * s.c;
+  const float* lower = pool2 && 2 * r + 1 < s.h ? upper + s.w * s.c : upper;
+  OverChannels(s.c, [&](Int c, auto full, Int valid) {
+    const Vec va = LoadPart(full, a + c, valid), vb = LoadPart(full, b + c, valid);
+    for (Int p = 0; p < width; ++p) {
+      Vec v;
+      if (pool2) {
+        const Int i = 2 * p * s.c + c, j = min(2 * p + 1, s.w - 1) * s.c + c;
+        const Vec v0 = LoadPart(full, upper + i, valid) * va + vb;
+        const Vec v1 = LoadPart(full, upper + j, valid) * va + vb;
+        const Vec v2 = LoadPart(full, lower + i, valid) * va + vb;
+        const Vec v3 = LoadPart(full, lower + j, valid) * va + vb;
+        const Vec m0 = v0 > v1 ? v0 : v1, m1 = v2 > v3 ? v2 : v3;
+        v = m0 > m1 ? m0 : m1;
+      } else {
+        v = LoadPart(full, upper + p * s.c + c, valid) * va + vb;
+      }
+      StorePart(full, out + p * s.c + c, Positive(v), valid);
+    }
+  });
 }
 
 // --- standard convolution ----------------------------------------------------------------------
@@ -234,12 +282,14 @@ GradientTileFn GradientTileOf(Int m, std::integer_sequence<int, I...>) {
 }
 constexpr auto kTileSizes = std::make_integer_sequence<int, kRows>{};
 
-ffi::Error Conv(ffi::ThreadPool pool, Input x_buffer, Input kernel_buffer, Int top, Int left,
-                Output y_buffer) {
-  const Shape s = ShapeOf(x_buffer), k = ShapeOf(kernel_buffer), y = ShapeOf(y_buffer);
+// The convolution, then relu(a y + b) and pooling if `a` is given: on a block of rows that is still
+// in the cache. `y` is the shape of the convolution's output.
+void ConvThen(ffi::ThreadPool& pool, Input x_buffer, Input kernel_buffer, const float* a,
+              const float* b, bool pool2, Int top, Int left, const Shape& y, float* out) {
+  const Shape s = ShapeOf(x_buffer), k = ShapeOf(kernel_buffer);
   const Int kh = k.n, kw = k.h, depth = kw * s.c, columns = y.w + kw - 1;
+  const Int out_h = pool2 ? (y.h + 1) / 2 : y.h, out_w = pool2 ? (y.w + 1) / 2 : y.w;
   const float *x = x_buffer.typed_data(), *kernel = kernel_buffer.typed_data();
-  float* out = y_buffer->typed_data();
   const bool two = y.c > kLanes;
   const Int panel = two ? 2 * kLanes : kLanes, panels = (y.c + panel - 1) / panel;
   // The kernel, one panel of output channels after the other.
@@ -252,7 +302,8 @@ ffi::Error Conv(ffi::ThreadPool pool, Input x_buffer, Input kernel_buffer, Int t
       std::memset(to + valid, 0, (panel - valid) * 4);
     }
   const bool pointwise = kh == 1 && kw == 1 && s.h == y.h && s.w == y.w;
-  const Int rows_a_block = RowsOfBlock(y.h, columns * s.c * 4, kh - 1);
+  Int rows_a_block = RowsOfBlock(y.h, (columns * s.c + (a ? y.w * y.c : 0)) * 4, kh - 1);
+  if (pool2) rows_a_block = RoundUp(rows_a_block, 2);
   const Int blocks = (y.h + rows_a_block - 1) / rows_a_block;
   const Int parts = (y.w + kRows - 1) / kRows;
   Parallel(pool, y.n * blocks, [&](Int task) {
@@ -264,17 +315,34 @@ ffi::Error Conv(ffi::ThreadPool pool, Input x_buffer, Input kernel_buffer, Int t
       CopyPadded(x + n * s.h * s.w * s.c, s, top, left, first, rows + kh - 1, columns, s.c, copy);
       image = copy;
     }
+    float* to = a ? Scratch(1, rows * y.w * y.c) : out + (n * y.h + first) * y.w * y.c;
     for (Int q = 0; q < panels; ++q)
       for (Int r = 0; r < rows; ++r)
         for (Int part = 0; part < parts; ++part) {
           const Int begin = y.w * part / parts, m = y.w * (part + 1) / parts - begin;
           const TileFn tile = two ? TileOf<2>(m, kTileSizes) : TileOf<1>(m, kTileSizes);
           tile(image + (r * columns + begin) * s.c, s.c, columns * s.c, kh, depth,
-               packed.data + q * kh * depth * panel,
-               out + ((n * y.h + first + r) * y.w + begin) * y.c + q * panel, y.c,
+               packed.data + q * kh * depth * panel, to + (r * y.w + begin) * y.c + q * panel, y.c,
                min(panel, y.c - q * panel));
         }
+    if (!a) return;
+    const Shape part{1, rows, y.w, y.c};
+    const Int first_out = pool2 ? first / 2 : first, rows_out = pool2 ? (rows + 1) / 2 : rows;
+    for (Int r = 0; r < rows_out; ++r)
+      NormReluRow(to, part, a, b, pool2, r, out + (n * out_h + first_out + r) * out_w * y.c, out_w);
   });
+}
+
+ffi::Error Conv(ffi::ThreadPool pool, Input x, Input kernel, Int top, Int left, Output y) {
+  ConvThen(pool, x, kernel, nullptr, nullptr, false, top, left, ShapeOf(y), y->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error ConvNormRelu(ffi::ThreadPool pool, Input x, Input kernel, Input a, Input b, Int top,
+                        Int left, Int height, Int width, bool pool2, Output y) {
+  const Shape out = ShapeOf(y);
+  ConvThen(pool, x, kernel, a.typed_data(), b.typed_data(), pool2, top, left,
+           {out.n, height, width, out.c}, y->typed_data());
   return ffi::Error::Success();
 }
 
@@ -481,7 +549,7 @@ ffi::Error DepthwiseKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g
   return ffi::Error::Success();
 }
 
-// --- batch normalisation, ReLU, 2x2 max pooling --------------------------------------------------
+// --- batch normalisation, ReLU, 2x2 max pooling ---------------------------------------------------
 
 // Sums over pixels: calls add(pixel range, sums of this range) and adds the parts in order.
 template <class F>
@@ -499,24 +567,6 @@ void SumOverRows(ffi::ThreadPool& pool, Int rows, Int floats, float* out, const 
     for (Int part = 0; part < parts; ++part) total += sums.data[part * floats + i];
     out[i] = static_cast<float>(total);
   }
-}
-
-// Calls f(offset, valid) for each vector of channels.
-template <class F>
-inline void OverChannels(Int channels, const F& f) {
-  Int c = 0;
-  for (; c + kLanes <= channels; c += kLanes) f(c, std::true_type{}, Int{kLanes});
-  if (c < channels) f(c, std::false_type{}, channels - c);
-}
-template <class Full>
-inline Vec LoadPart(Full, const float* p, Int n) {
-  if constexpr (Full::value) return Load(p);
-  return LoadSome(p, n);
-}
-template <class Full>
-inline void StorePart(Full, float* p, Vec v, Int n) {
-  if constexpr (Full::value) return Store(p, v);
-  StoreSome(p, v, n);
 }
 
 // [2, C]: sums of x - shift and of its square, shift being the first pixel.
@@ -541,39 +591,17 @@ ffi::Error Moments(ffi::ThreadPool pool, Input x_buffer, Output out_buffer) {
   return ffi::Error::Success();
 }
 
-inline Vec Positive(Vec v) { return v > 0.0f ? v : Vec{}; }
-
-// relu(a x + b), and the largest of 2x2 pixels if `pool2`. A last odd row or column stands alone.
 ffi::Error NormRelu(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, Input b_buffer,
                     bool pool2, Output y_buffer) {
   const Shape s = ShapeOf(x_buffer), y = ShapeOf(y_buffer);
-  const float *x = x_buffer.typed_data(), *a = a_buffer.typed_data(), *b = b_buffer.typed_data();
-  float* out = y_buffer->typed_data();
-  Parallel(pool, y.n * ((y.h + 7) / 8), [&](Int task) {
-    const Int blocks = (y.h + 7) / 8, n = task / blocks;
-    for (Int r = task % blocks * 8; r < min(y.h, task % blocks * 8 + 8); ++r) {
-      float* to = out + (n * y.h + r) * y.w * y.c;
-      const Int upper = pool2 ? 2 * r : r, lower = pool2 ? min(2 * r + 1, s.h - 1) : r;
-      const float *u = x + (n * s.h + upper) * s.w * s.c, *l = x + (n * s.h + lower) * s.w * s.c;
-      OverChannels(s.c, [&](Int c, auto full, Int valid) {
-        const Vec va = LoadPart(full, a + c, valid), vb = LoadPart(full, b + c, valid);
-        for (Int p = 0; p < y.w; ++p) {
-          Vec v;
-          if (pool2) {
-            const Int i = 2 * p * s.c + c, j = min(2 * p + 1, s.w - 1) * s.c + c;
-            const Vec v0 = LoadPart(full, u + i, valid) * va + vb;
-            const Vec v1 = LoadPart(full, u + j, valid) * va + vb;
-            const Vec v2 = LoadPart(full, l + i, valid) * va + vb;
-            const Vec v3 = LoadPart(full, l + j, valid) * va + vb;
-            const Vec m0 = v0 > v1 ? v0 : v1, m1 = v2 > v3 ? v2 : v3;
-            v = m0 > m1 ? m0 : m1;
-          } else {
-            v = LoadPart(full, u + p * s.c + c, valid) * va + vb;
-          }
-          StorePart(full, to + p * y.c + c, Positive(v), valid);
-        }
-      });
-    }
+  constexpr Int kBlock = 8;
+  const Int blocks = (y.h + kBlock - 1) / kBlock;
+  Parallel(pool, y.n * blocks, [&](Int task) {
+    const Int n = task / blocks;
+    for (Int r = task % blocks * kBlock; r < min(y.h, (task % blocks + 1) * kBlock); ++r)
+      NormReluRow(x_buffer.typed_data() + n * s.h * s.w * s.c, s, a_buffer.typed_data(),
+                  b_buffer.typed_data(), pool2, r,
+                  y_buffer->typed_data() + (n * y.h + r) * y.w * y.c, y.w);
   });
   return ffi::Error::Success();
 }
@@ -683,6 +711,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     wlsrl_depthwise_kernel_gradient, DepthwiseKernelGradient,
     Binding().Arg<Input>().Arg<Input>().Attr<Int>("top").Attr<Int>("left").Ret<Input>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_conv_norm_relu, ConvNormRelu,
+                              Binding().Arg<Input>().Arg<Input>().Arg<Input>().Arg<Input>()
+                                  .Attr<Int>("top").Attr<Int>("left").Attr<Int>("height")
+                                  .Attr<Int>("width").Attr<bool>("pool").Ret<Input>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_moments, Moments, Binding().Arg<Input>().Ret<Input>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     wlsrl_norm_relu, NormRelu,
