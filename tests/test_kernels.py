@@ -25,9 +25,9 @@ def fake_compiler(path, body):
 
 @pytest.fixture
 def fresh(monkeypatch):
-    build.load.cache_clear()
+    build._load.cache_clear()
     yield monkeypatch
-    build.load.cache_clear()
+    build._load.cache_clear()
 
 
 def test_without_a_compiler_a_warning_says_so_and_xla_computes(fresh, caplog, tmp_path):

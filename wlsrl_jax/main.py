@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from wlsrl_jax.defaults import base_config
 from wlsrl_jax.environment import cache_directory
+from wlsrl_jax.kernels.build import load_in_background
 from wlsrl_jax.preemption import EXIT_PREEMPTED, PreemptedError, StopRequest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:DATASET]", lock_config=True)
@@ -38,6 +39,8 @@ def _main(argv: list[str]) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    if jax.default_backend() == "cpu":
+        load_in_background()  # a compiler may have to run for seconds
     config = _CONFIG.value
     workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.data.dataset}")
     try:

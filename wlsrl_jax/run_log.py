@@ -89,6 +89,7 @@ class RunLog:
 
     def first_step_done(self, step: int) -> None:
         """Starts the clock of the ETA, compilation excluded."""
+        self.say(f"first step done (step {step}), everything is compiled")
         self._start, self._start_step = time.monotonic(), step
 
     def train(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:

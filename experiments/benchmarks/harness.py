@@ -20,7 +20,7 @@ from typing import Any
 from wlsrl_jax import huge_pages
 
 Run = Callable[[int], None]
-Setup = Callable[..., tuple[Run, dict[str, Any]]]
+Setup = Callable[..., tuple[Run | Mapping[str, Run], dict[str, Any]]]
 
 # For all candidates alike: what `python -m wlsrl_jax.main` sets for itself helps PyTorch too.
 os.environ.setdefault(huge_pages.VARIABLE, huge_pages.SETTING)
@@ -30,13 +30,16 @@ _PAUSE = 0.25  # seconds for the last candidate's threads to go to sleep
 
 def _serve(connection: Any, setup: Setup, arguments: tuple[Any, ...]) -> None:
     start = time.perf_counter()
-    run, info = setup(*arguments)
-    run(1)
-    connection.send({**info, "setup_s": time.perf_counter() - start})
-    while (count := connection.recv()) is not None:
+    found, info = setup(*arguments)
+    runs = found if isinstance(found, Mapping) else {"": found}
+    for run in runs.values():
         run(1)
+    connection.send({**info, "setup_s": time.perf_counter() - start})
+    while (request := connection.recv()) is not None:
+        case, count = request
+        runs[case](1)
         start = time.perf_counter()
-        run(count)
+        runs[case](count)
         connection.send((time.perf_counter() - start) / count)
     connection.send(_peak_memory())
 
@@ -53,7 +56,7 @@ class Candidate:
 
     Args:
       setup: importable function giving (run, info); ``run(n)`` does the work n times and
-        returns when it is done.
+        returns when it is done. Several computations are a dict of such functions.
       *arguments: of ``setup``.
     """
 
@@ -65,10 +68,10 @@ class Candidate:
         theirs.close()
         self.info: dict[str, Any] = self._connection.recv()
 
-    def seconds(self, count: int) -> float:
+    def seconds(self, count: int, case: str = "") -> float:
         """Seconds of one repetition, mean over ``count``, after one that is not counted."""
         time.sleep(_PAUSE)
-        self._connection.send(count)
+        self._connection.send((case, count))
         return self._connection.recv()
 
     def close(self) -> int:
@@ -95,7 +98,7 @@ def matrix_product(size: int = 1024) -> tuple[Run, dict[str, Any]]:
 
 
 def interleave(
-    candidates: Mapping[str, Candidate], rounds: int, seconds: float
+    candidates: Mapping[str, Candidate], rounds: int, seconds: float, case: str = ""
 ) -> dict[str, list[float]]:
     """Times every candidate in every round.
 
@@ -103,16 +106,17 @@ def interleave(
       candidates: by name.
       rounds: how often each has its turn.
       seconds: about how long a turn takes.
+      case: which of a candidate's computations.
 
     Returns:
       Name -> seconds of one repetition, one entry a round.
     """
-    counts = {n: max(1, round(seconds / c.seconds(1))) for n, c in candidates.items()}
+    counts = {n: max(1, round(seconds / c.seconds(1, case))) for n, c in candidates.items()}
     times: dict[str, list[float]] = {n: [] for n in candidates}
     for k in range(rounds):
         names = list(candidates)
         for name in names if k % 2 == 0 else names[::-1]:
-            times[name].append(candidates[name].seconds(counts[name]))
+            times[name].append(candidates[name].seconds(counts[name], case))
     return times
 
 

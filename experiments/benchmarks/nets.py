@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,9 @@ def jax_train(net: Net, implementation: str) -> tuple[Run, dict[str, Any]]:
     import jax
 
     _, step, state, batch = jax_pieces(net, implementation)
+    start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    compile_s = time.perf_counter() - start
     held = [state]
 
     def run(count: int) -> None:
@@ -101,7 +104,7 @@ def jax_train(net: Net, implementation: str) -> tuple[Run, dict[str, Any]]:
             held[0], metrics = compiled(held[0], batch)
         jax.block_until_ready(metrics)
 
-    return run, {}
+    return run, {"compile_s": compile_s}
 
 
 def jax_inference(net: Net, implementation: str) -> tuple[Run, dict[str, Any]]:

@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from wlsrl_jax.environment import cache_directory
 
 log = logging.getLogger(__name__)
 
+_lock = threading.Lock()
 _SOURCE = Path(__file__).with_name("cpu.cc")
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
@@ -87,13 +89,23 @@ def build(directory: Path) -> Path:
     return library
 
 
-@functools.cache
 def load() -> bool:
     """Builds the kernels if need be and makes them known to XLA.
 
     Returns:
       Whether they can be used; if not, a warning has said why.
     """
+    with _lock:
+        return _load()
+
+
+def load_in_background() -> None:
+    """Starts ``load`` beside whatever the program does next."""
+    threading.Thread(target=load, daemon=True).start()
+
+
+@functools.cache
+def _load() -> bool:
     try:
         library: Any = ctypes.cdll.LoadLibrary(str(build(Path(cache_directory("kernels")))))
     except (RuntimeError, OSError) as error:
