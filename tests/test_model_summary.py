@@ -24,7 +24,7 @@ def test_parameters_are_all_counted(streams):
 
 
 def test_flops_agree_with_the_compiler():
-    """XLA counts elementwise work as well, so its count is a little higher."""
+    """XLA counts elementwise work as well, but not the products with padding."""
     model = make_model("small", HEADS, conv_implementation="lax", norm="batch")
     shape = (64, 64, 1)
     variables = model.init(jax.random.key(0), jax.numpy.zeros((1, *shape)), train=False)
@@ -32,7 +32,7 @@ def test_flops_agree_with_the_compiler():
     compiled = forward.lower(variables, jax.numpy.zeros((1, *shape))).compile()
     theirs = compiled.cost_analysis()["flops"]
     ours = sum(r.flops for r in model_summary.stages(model, shape))
-    assert 0.85 < ours / theirs < 1.05
+    assert 0.9 < ours / theirs < 1.1
 
 
 @pytest.mark.parametrize("preset", PRESETS)

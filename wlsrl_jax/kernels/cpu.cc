@@ -354,7 +354,10 @@ ffi::Error ConvKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g_buff
   float* out = kernel_buffer->typed_data();
   const bool two = g.c > kLanes;
   const Int panel = two ? 2 * kLanes : kLanes, panels = (g.c + panel - 1) / panel;
-  const Int chunks = min(g.n, max<Int>(2, kMaxChunks / panels)), size = kh * depth * panel;
+  // Tasks are parts of the batch by groups of panels: more parts need more memory for their sums,
+  // more groups copy the images more often.
+  const Int groups = min<Int>(panels, 4), chunks = min(g.n, kMaxChunks / groups);
+  const Int size = kh * depth * panel;
   Aligned sums(chunks * panels * size);
   const Int rows_a_block = RowsOfBlock(g.h, (columns * s.c + g.w * panel) * 4, kh - 1);
   const Int parts = (depth + kRows - 1) / kRows;
@@ -362,36 +365,46 @@ ffi::Error ConvKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g_buff
   const Int images =
       rows_a_block < g.h ? 1 : max<Int>(1, kImageBytes / (s.h * s.w * s.c + g.h * g.w * panel) / 4);
   const Int image_size = (g.h + kh - 1) * columns * s.c;
-  Parallel(pool, chunks * panels, [&](Int task) {
-    const Int chunk = task / panels, q = task % panels, valid = min(panel, g.c - q * panel);
+  Parallel(pool, chunks * groups, [&](Int task) {
+    const Int chunk = task / groups, group = task % groups;
+    const Int first_panel = panels * group / groups, end_panel = panels * (group + 1) / groups;
     const Int end = g.n * (chunk + 1) / chunks;
-    float* sum = sums.data + task * size;
-    std::memset(sum, 0, size * 4);
+    float* sum = sums.data + chunk * panels * size;
+    std::memset(sum + first_panel * size, 0, (end_panel - first_panel) * size * 4);
     for (Int n = g.n * chunk / chunks; n < end; n += images)
       for (Int first = 0; first < g.h; first += rows_a_block) {
         const Int rows = min(rows_a_block, g.h - first), count = min(images, end - n);
         float* copy = Scratch(0, count * image_size);
-        float* part_g = Scratch(1, count * rows * g.w * panel);
-        for (Int i = 0; i < count; ++i) {
+        for (Int i = 0; i < count; ++i)
           CopyPadded(x + (n + i) * s.h * s.w * s.c, s, top, left, first, rows + kh - 1, columns,
                      s.c, copy + i * image_size);
-          const float* from = gradient + ((n + i) * g.h + first) * g.w * g.c + q * panel;
-          float* to = part_g + i * rows * g.w * panel;
-          for (Int p = 0; p < rows * g.w; ++p, to += panel, from += g.c) {
-            std::memcpy(to, from, valid * 4);
-            std::memset(to + valid, 0, (panel - valid) * 4);
+        for (Int q = first_panel; q < end_panel; ++q) {
+          const Int valid = min(panel, g.c - q * panel);
+          const float* part_g = gradient + (n * g.h + first) * g.w * g.c;
+          Int image_g = g.h * g.w * panel;
+          if (g.c != panel) {  // gathered, so that it lies together in the cache
+            float* to = Scratch(1, count * rows * g.w * panel);
+            part_g = to;
+            image_g = rows * g.w * panel;
+            for (Int i = 0; i < count; ++i) {
+              const float* from = gradient + ((n + i) * g.h + first) * g.w * g.c + q * panel;
+              for (Int p = 0; p < rows * g.w; ++p, to += panel, from += g.c) {
+                std::memcpy(to, from, valid * 4);
+                std::memset(to + valid, 0, (panel - valid) * 4);
+              }
+            }
           }
+          for (Int i = 0; i < kh; ++i)
+            for (Int part = 0; part < parts; ++part) {
+              const Int begin = depth * part / parts, m = depth * (part + 1) / parts - begin;
+              const GradientTileFn tile =
+                  two ? GradientTileOf<2>(m, kTileSizes) : GradientTileOf<1>(m, kTileSizes);
+              for (Int image = 0; image < count; ++image)
+                tile(copy + image * image_size + i * columns * s.c + begin, columns * s.c, s.c,
+                     part_g + image * image_g, g.w * panel, panel, rows, g.w,
+                     sum + q * size + (i * depth + begin) * panel);
+            }
         }
-        for (Int i = 0; i < kh; ++i)
-          for (Int part = 0; part < parts; ++part) {
-            const Int begin = depth * part / parts, m = depth * (part + 1) / parts - begin;
-            const GradientTileFn tile =
-                two ? GradientTileOf<2>(m, kTileSizes) : GradientTileOf<1>(m, kTileSizes);
-            for (Int image = 0; image < count; ++image)
-              tile(copy + image * image_size + i * columns * s.c + begin, columns * s.c, s.c,
-                   part_g + image * rows * g.w * panel, g.w * panel, panel, rows, g.w,
-                   sum + (i * depth + begin) * panel);
-          }
       }
   });
   Parallel(pool, kh * kw, [&](Int tap) {
@@ -606,49 +619,54 @@ ffi::Error NormRelu(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, Input 
   return ffi::Error::Success();
 }
 
-// Carries the gradient of NormRelu's output back to a x + b and calls
-// f(x offset, channel, full, valid, x, gradient) for each vector of pixels; rows of the output.
-template <class F>
-inline void OverGradient(const float* x, const Shape& s, const float* a, const float* b,
-                         const float* g, const Shape& y, bool pool2, Int row, const F& f) {
-  const Int n = row / y.h, r = row % y.h;
-  const float* from = g + row * y.w * y.c;
+// Carries the gradient of NormRelu's output back to a x + b, for one row of the output and one
+// vector of channels: calls f(offset of x, x, gradient) for each pixel.
+template <class Full, class F>
+inline void OverGradient(Full full, const float* x, const Shape& s, Vec a, Vec b, const float* g,
+                         const Shape& y, bool pool2, Int row, Int c, Int valid, const F& f) {
+  const float* from = g + row * y.w * y.c + c;
   if (!pool2) {
-    const Int base = row * s.w * s.c;
-    OverChannels(s.c, [&](Int c, auto full, Int valid) {
-      const Vec va = LoadPart(full, a + c, valid), vb = LoadPart(full, b + c, valid);
-      for (Int p = 0; p < y.w; ++p) {
-        const Int i = base + p * s.c + c;
-        const Vec v = LoadPart(full, x + i, valid), d = LoadPart(full, from + p * y.c + c, valid);
-        f(i, c, full, valid, v, v * va + vb > 0.0f ? d : Vec{});
-      }
-    });
+    Int i = row * s.w * s.c + c;
+    for (Int p = 0; p < y.w; ++p, i += s.c, from += y.c) {
+      const Vec v = LoadPart(full, x + i, valid), d = LoadPart(full, from, valid);
+      f(i, v, v * a + b > 0.0f ? d : Vec{});
+    }
     return;
   }
-  const Int rows = min<Int>(2, s.h - 2 * r);
-  OverChannels(s.c, [&](Int c, auto full, Int valid) {
-    const Vec va = LoadPart(full, a + c, valid), vb = LoadPart(full, b + c, valid);
-    for (Int p = 0; p < y.w; ++p) {
-      const Int columns = min<Int>(2, s.w - 2 * p);
-      const Vec d = LoadPart(full, from + p * y.c + c, valid);
-      const Int base = ((n * s.h + 2 * r) * s.w + 2 * p) * s.c + c;
-      Vec v[4], z[4], best{};
-      for (Int i = 0; i < rows; ++i)
-        for (Int j = 0; j < columns; ++j) {
-          v[2 * i + j] = LoadPart(full, x + base + (i * s.w + j) * s.c, valid);
-          z[2 * i + j] = v[2 * i + j] * va + vb;
-          best = z[2 * i + j] > best ? z[2 * i + j] : best;
-        }
-      // The first of equals takes it all; where nothing is positive, nothing does.
-      Mask open = best > 0.0f;
-      for (Int i = 0; i < rows; ++i)
-        for (Int j = 0; j < columns; ++j) {
-          const Mask here = open & (z[2 * i + j] == best);
-          open &= ~here;
-          f(base + (i * s.w + j) * s.c, c, full, valid, v[2 * i + j], here ? d : Vec{});
-        }
-    }
-  });
+  // The first of equals takes it all; where nothing is positive, nothing does.
+  const Int n = row / y.h, r = row % y.h;
+  const auto window = [&](Int p, auto rows, auto columns) {
+    const Vec d = LoadPart(full, from + p * y.c, valid);
+    const Int base = ((n * s.h + 2 * r) * s.w + 2 * p) * s.c + c;
+    Vec v[4], z[4], best{};
+#pragma GCC unroll 2
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < columns; ++j) {
+        v[2 * i + j] = LoadPart(full, x + base + (i * s.w + j) * s.c, valid);
+        z[2 * i + j] = v[2 * i + j] * a + b;
+        best = z[2 * i + j] > best ? z[2 * i + j] : best;
+      }
+    Mask open = best > 0.0f;
+#pragma GCC unroll 2
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < columns; ++j) {
+        const Mask here = open & (z[2 * i + j] == best);
+        open &= ~here;
+        f(base + (i * s.w + j) * s.c, v[2 * i + j], here ? d : Vec{});
+      }
+  };
+  using One = std::integral_constant<int, 1>;
+  using Two = std::integral_constant<int, 2>;
+  const Int pairs = s.w / 2;
+  if (2 * r + 1 < s.h) {
+    for (Int p = 0; p < pairs; ++p) window(p, Two{}, Two{});
+    if (pairs < y.w) window(pairs, Two{}, One{});
+  } else {
+    for (Int p = 0; p < pairs; ++p) window(p, One{}, Two{});
+    if (pairs < y.w) window(pairs, One{}, One{});
+  }
 }
 
 // [2, C]: sums of the gradient d of a x + b, and of d * (x - mean)
@@ -656,19 +674,20 @@ ffi::Error NormReluSums(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, In
                         Input mean_buffer, Input g_buffer, bool pool2, Output out_buffer) {
   const Shape s = ShapeOf(x_buffer), y = ShapeOf(g_buffer);
   const float *x = x_buffer.typed_data(), *mean = mean_buffer.typed_data();
+  const float *a = a_buffer.typed_data(), *b = b_buffer.typed_data();
   SumOverRows(pool, y.n * y.h, 2 * s.c, out_buffer->typed_data(), [&](Int r0, Int r1, float* sum) {
-    const Int wide = RoundUp(s.c, kLanes);
-    float* local = Scratch(0, 2 * wide);
-    std::memset(local, 0, 2 * wide * 4);
     for (Int r = r0; r < r1; ++r)
-      OverGradient(x, s, a_buffer.typed_data(), b_buffer.typed_data(), g_buffer.typed_data(), y,
-                   pool2, r, [&](Int, Int c, auto full, Int valid, Vec v, Vec d) {
-                     Store(local + c, Load(local + c) + d);
-                     const Vec centred = v - LoadPart(full, mean + c, valid);
-                     Store(local + wide + c, Load(local + wide + c) + d * centred);
-                   });
-    std::memcpy(sum, local, s.c * 4);
-    std::memcpy(sum + s.c, local + wide, s.c * 4);
+      OverChannels(s.c, [&](Int c, auto full, Int valid) {
+        const Vec centre = LoadPart(full, mean + c, valid);
+        Vec one{}, two{};
+        OverGradient(full, x, s, LoadPart(full, a + c, valid), LoadPart(full, b + c, valid),
+                     g_buffer.typed_data(), y, pool2, r, c, valid, [&](Int, Vec v, Vec d) {
+                       one += d;
+                       two += d * (v - centre);
+                     });
+        StorePart(full, sum + c, LoadPart(full, sum + c, valid) + one, valid);
+        StorePart(full, sum + s.c + c, LoadPart(full, sum + s.c + c, valid) + two, valid);
+      });
   });
   return ffi::Error::Success();
 }
@@ -678,19 +697,20 @@ ffi::Error NormReluGradient(ffi::ThreadPool pool, Input x_buffer, Input a_buffer
                             Input k0_buffer, Input k1_buffer, Input g_buffer, bool pool2,
                             Output out_buffer) {
   const Shape s = ShapeOf(x_buffer), y = ShapeOf(g_buffer);
-  const float *x = x_buffer.typed_data(), *a = a_buffer.typed_data();
+  const float *x = x_buffer.typed_data(), *a = a_buffer.typed_data(), *b = b_buffer.typed_data();
   const float *k0 = k0_buffer.typed_data(), *k1 = k1_buffer.typed_data();
   float* out = out_buffer->typed_data();
   const Int rows = y.n * y.h, tasks = (rows + 7) / 8;
   Parallel(pool, tasks, [&](Int task) {
     for (Int r = 8 * task; r < min(rows, 8 * task + 8); ++r)
-      OverGradient(x, s, a, b_buffer.typed_data(), g_buffer.typed_data(), y, pool2, r,
-                   [&](Int i, Int c, auto full, Int valid, Vec v, Vec d) {
-                     const Vec back = LoadPart(full, a + c, valid) * d -
-                                      LoadPart(full, k1 + c, valid) * v -
-                                      LoadPart(full, k0 + c, valid);
-                     StorePart(full, out + i, back, valid);
-                   });
+      OverChannels(s.c, [&](Int c, auto full, Int valid) {
+        const Vec va = LoadPart(full, a + c, valid), vb = LoadPart(full, b + c, valid);
+        const Vec v0 = LoadPart(full, k0 + c, valid), v1 = LoadPart(full, k1 + c, valid);
+        OverGradient(full, x, s, va, vb, g_buffer.typed_data(), y, pool2, r, c, valid,
+                     [&](Int i, Vec v, Vec d) {
+                       StorePart(full, out + i, va * d - v1 * v - v0, valid);
+                     });
+      });
   });
   return ffi::Error::Success();
 }
