@@ -8,6 +8,7 @@ keep thread pools and memory apart.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
@@ -63,8 +64,10 @@ class Candidate:
     def __init__(self, setup: Setup, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, setup, arguments), daemon=True)
+        # Not a daemon: it may have workers of its own. Nor may it outlive an error here.
+        self._process = context.Process(target=_serve, args=(theirs, setup, arguments))
         self._process.start()
+        atexit.register(self._process.kill)
         theirs.close()
         self.info: dict[str, Any] = self._connection.recv()
 
@@ -79,6 +82,7 @@ class Candidate:
         self._connection.send(None)
         peak = self._connection.recv()
         self._process.join()
+        atexit.unregister(self._process.kill)
         return peak
 
 
