@@ -75,7 +75,7 @@ from wlsrl_jax.batch_norm import BatchNormRelu
 from wlsrl_jax.kernels import build, calls
 assert calls.usable(jax.numpy.ones(1))
 rng = np.random.default_rng(0)
-for c, o in ((3, 5), (16, 40)):
+for c, o in ((3, 5), (16, 40), (70, 64)):
     x = rng.normal(size=(2, 9, 11, c)).astype("f")
     for f, k in ((ops.conv2d, (3, 3, c, o)), (ops.depthwise_conv2d, (3, 3, 1, c))):
         k = rng.normal(size=k).astype("f")
@@ -161,6 +161,50 @@ def test_convolution_with_what_follows_in_inference(shape, kernel_size, pool):
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-3), ours, plain)
 
 
+# Channels that make Winograd's method apply: few and many (own sums for each part of the tiles, or
+# one for all), vectors that are not full, images of odd sides and of one pixel.
+WINOGRAD = [
+    (2, 8, 8, 16, 16),
+    (1, 7, 9, 17, 33),
+    (3, 5, 1, 16, 40),
+    (1, 1, 1, 16, 16),
+    (2, 13, 6, 48, 20),
+    (4, 33, 30, 16, 24),
+    (2, 9, 12, 80, 72),
+    (1, 8, 8, 130, 64),
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("shape", WINOGRAD)
+def test_convolutions_of_many_channels_are_as_exact_as_lax(shape, kernel_size):
+    *images, outputs = shape
+    for padding in ("SAME", "VALID"):
+        if padding == "VALID" and min(shape[1:3]) < kernel_size:
+            continue
+
+        def everything(implementation, dtype, padding=padding):
+            rng = np.random.default_rng(0)
+            x = rng.normal(size=images).astype(dtype)
+            k = rng.normal(size=(kernel_size, kernel_size, images[3], outputs)).astype(dtype)
+            y, vjp = jax.vjp(
+                lambda x, k: ops.conv2d(x, k, padding=padding, implementation=implementation), x, k
+            )
+            found = y, *vjp(rng.normal(size=y.shape).astype(dtype))
+            return [np.asarray(a, np.float64) for a in found]
+
+        with jax.enable_x64(True):
+            exact = everything("lax", np.float64)
+
+        def errors(implementation, everything=everything, exact=exact):
+            found = everything(implementation, np.float32)
+            return [np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in zip(found, exact)]
+
+        ours, plain = errors("auto"), errors("lax")
+        assert max(ours) < 2e-6, (ours, plain)
+
+
 @needs_kernels
 def test_moments_of_a_large_mean_are_exact():
     """Where E[x^2] - E[x]^2 in float32 would lose the variance."""
@@ -178,10 +222,16 @@ os.sched_setaffinity(0, {int(c) for c in sys.argv[1].split(",")})
 import jax, numpy as np
 from wlsrl_jax.kernels import calls
 assert calls.usable(jax.numpy.ones(1))
-x, g = jax.random.normal(jax.random.key(0), (2, 12, 24, 24, 20))
-k = jax.numpy.ones((3, 3, 20, 20))
-out = calls.conv_kernel_gradient(x, g, k, ((1, 1), (1, 1)))
-print(np.asarray(out).tobytes().hex()[:4000], np.asarray(calls.moments(x)[1]).tobytes().hex())
+import hashlib
+def show(a):
+    print(hashlib.sha256(np.asarray(a).tobytes()).hexdigest())
+for channels, size in ((5, 3), (20, 3), (80, 3), (20, 1)):
+    x, g = jax.random.normal(jax.random.key(0), (2, 12, 24, 24, channels))
+    k = jax.random.normal(jax.random.key(1), (size, size, channels, channels))
+    pads = ((size // 2, size // 2),) * 2
+    show(calls.conv(x, k, pads))
+    show(calls.conv_kernel_gradient(x, g, k, pads))
+show(calls.moments(x)[1])
 """
     seen = set()
     cores = sorted(os.sched_getaffinity(0))

@@ -359,12 +359,12 @@ def _conv2d_backward(
 ) -> tuple[Array, Array]:
     def cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         mirrored, back = _mirror(jnp.swapaxes(kernel, 2, 3), pads)
-        gradient = calls.conv_kernel_gradient if native else _kernel_gradient_cpu
-        dk = gradient(x, g, kernel, pads)
+        if native:
+            dx = calls.conv(g, kernel, back, transposed=True)
+            return dx, calls.conv_kernel_gradient(x, g, kernel, pads)
+        dk = _kernel_gradient_cpu(x, g, kernel, pads)
         if _is_product(kernel, pads):
             return _product(g, mirrored), dk
-        if native:
-            return calls.conv(g, mirrored, back), dk
         return _lax_conv(g, mirrored, 1, back, 1), dk
 
     def plain(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:

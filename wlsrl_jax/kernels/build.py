@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _SOURCE = Path(__file__).with_name("cpu.cc")
+_PARTS = sorted(p for p in _SOURCE.parent.iterdir() if p.suffix in (".cc", ".h"))
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
 
@@ -66,7 +67,7 @@ def build(directory: Path) -> Path:
         raise RuntimeError("no C++ compiler was found (CXX, g++, clang++ or c++)")
     include = jax.ffi.include_dir()
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = (_SOURCE.read_text(), *_FLAGS, version, _processor(), jax.__version__)
+    parts = (*(p.read_text() for p in _PARTS), *_FLAGS, version, _processor(), jax.__version__)
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     library = directory / f"cpu-{digest}.so"
     if library.exists():

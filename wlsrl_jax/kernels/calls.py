@@ -47,10 +47,13 @@ def _corner(pads: Pads) -> dict[str, np.int64]:
     return {"top": np.int64(pads[0][0]), "left": np.int64(pads[1][0])}
 
 
-def conv(x: Array, kernel: Array, pads: Pads) -> Array:
-    """Standard convolution, stride 1."""
-    shape = (*_output(x, kernel, pads), kernel.shape[3])
-    return _call("conv", shape, x, kernel, **_corner(pads))
+def conv(x: Array, kernel: Array, pads: Pads, transposed: bool = False) -> Array:
+    """Standard convolution, stride 1; ``transposed``: with the mirror image of the kernel.
+
+    The mirror image, with inputs and outputs exchanged, carries gradients back.
+    """
+    shape = (*_output(x, kernel, pads), kernel.shape[2 if transposed else 3])
+    return _call("conv", shape, x, kernel, transposed=transposed, **_corner(pads))
 
 
 def conv_norm_relu(x: Array, kernel: Array, a: Array, b: Array, pads: Pads, pool: bool) -> Array:
