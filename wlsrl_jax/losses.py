@@ -656,7 +656,11 @@ def make_loss(
         given = np.ones(num_classes) if class_weights is None else class_weights
         weights = np.asarray(given, np.float32)
         parameters = {**parameters, "class_weights": weights}
-    spec.function(jnp.zeros((1, num_classes)), jnp.zeros((1,), jnp.int32), **parameters)
+    jax.eval_shape(  # checks the parameters, computes nothing
+        lambda logits, labels: spec.function(logits, labels, **parameters),
+        jax.ShapeDtypeStruct((1, num_classes), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
     weighted_mean = weights is not None and parameters.get("variant", "target") != "prior"
     if weights is not None and parameters.get("variant") == "classwise":
         for y, j in flipped_classes(weights, parameters.get("smoothing", 0.1)):

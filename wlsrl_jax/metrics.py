@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from sklearn import metrics as sk
 
 from wlsrl_jax.tasks import MISSING, Task
 
@@ -49,6 +48,8 @@ def evaluate_task(
     labels, probabilities = labels[known], probabilities[known]
     if not np.isfinite(probabilities).all():
         raise ValueError(f"Task {task.name}: a predicted probability is not finite.")
+    from sklearn.metrics import confusion_matrix  # a second to import: not before it is needed
+
     count = labels.size
     names = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "sensitivity", "specificity"]
     names += ["qwk"] if task.ordinal else []
@@ -59,7 +60,7 @@ def evaluate_task(
     predicted = probabilities.argmax(axis=1)
     present = np.unique(labels)
     absent = [task.classes[k] for k in range(task.num_classes) if k not in present]
-    matrix = sk.confusion_matrix(labels, predicted, labels=np.arange(task.num_classes))
+    matrix = confusion_matrix(labels, predicted, labels=np.arange(task.num_classes))
     true = np.diag(matrix).astype(float)
     actual, claimed = matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -96,11 +97,13 @@ def evaluate_task(
 
 
 def _auroc(labels: np.ndarray, probabilities: np.ndarray, present: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
     if present.size < 2:
         return float("nan")
     if probabilities.shape[1] == 2:
-        return float(sk.roc_auc_score(labels == 1, probabilities[:, 1]))
-    return float(np.mean([sk.roc_auc_score(labels == k, probabilities[:, k]) for k in present]))
+        return float(roc_auc_score(labels == 1, probabilities[:, 1]))
+    return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in present]))
 
 
 def quadratic_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
@@ -117,12 +120,12 @@ def quadratic_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, num_clas
     References:
       Cohen, Weighted kappa, Psychological Bulletin 70(4), 1968.
     """
+    from sklearn.metrics import cohen_kappa_score
+
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")
         return float(
-            sk.cohen_kappa_score(
-                labels, predicted, labels=np.arange(num_classes), weights="quadratic"
-            )
+            cohen_kappa_score(labels, predicted, labels=np.arange(num_classes), weights="quadratic")
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -18,7 +19,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
 
 from wlsrl_jax.workdir import keep_lines
 
@@ -48,9 +48,7 @@ class RunLog:
             ),
         )
         self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-        if is_phantom:
-            self._events.add_text("note", PHANTOM_NOTE, step)
+        self._workdir, self._first_step = workdir, step
         self._terminal = sys.stdout.isatty()
         self._console = Console(highlight=False)
         self._progress = Progress(
@@ -67,6 +65,17 @@ class RunLog:
         self._progress.start()
         self._start, self._start_step = time.monotonic(), step
 
+    @functools.cached_property
+    def _events(self) -> Any:
+        """Opened with the first record: its import takes time, with PyTorch installed a lot."""
+        from tensorboardX import SummaryWriter
+
+        step = self._first_step
+        writer = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=step + 1)
+        if self.is_phantom:
+            writer.add_text("note", PHANTOM_NOTE, step)
+        return writer
+
     def __enter__(self) -> RunLog:
         return self
 
@@ -77,7 +86,8 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        self._events.close()
+        if "_events" in self.__dict__:
+            self._events.close()
         self._file.close()
 
     def say(self, text: str) -> None:
@@ -94,9 +104,9 @@ class RunLog:
 
     def train(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
         """Records the mean metrics of the last steps."""
-        self._record("train", step, {**values, "images_per_second": images_per_second})
         done = max(step - self._start_step, 1)
         left = (time.monotonic() - self._start) / done * (self.total_steps - step)
+        self._record("train", step, {**values, "images_per_second": images_per_second})
         text = f"loss {values['loss']:.4f}  {images_per_second:.0f} images/s"
         self._progress.update(self._bar, completed=step, description=text)
         if not self._terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -59,14 +60,26 @@ class Run:
         return self.config.data.height, self.config.data.width
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the model's input."""
+        return (*self.image_size, CHANNELS[self.config.modality])
+
+    @property
     def augmentation(self) -> Augmentation:
         """Ranges of the random changes."""
         return Augmentation(**self.config.augment)
 
-    def init_state(self) -> steps.TrainState:
-        """Initial train state; traceable."""
-        shape = (*self.image_size, CHANNELS[self.config.modality])
-        return steps.init_state(self.model, self.optimizer, shape, self.config.seed)
+    @functools.cached_property
+    def init_state(self) -> Any:
+        """Function of nothing that gives the initial train state; traced once."""
+        return jax.jit(
+            lambda: steps.init_state(self.model, self.optimizer, self.image_shape, self.config.seed)
+        )
+
+    @functools.cached_property
+    def state_shapes(self) -> Any:
+        """Shapes and dtypes of the train state, nothing computed."""
+        return jax.eval_shape(self.init_state)
 
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""
@@ -185,8 +198,3 @@ def build_run(config: Any) -> Run:
         total,
         steps_per_epoch,
     )
-
-
-def state_shapes(run: Run) -> Any:
-    """Shapes and dtypes of the train state, nothing computed."""
-    return jax.eval_shape(run.init_state)

@@ -21,8 +21,8 @@ from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.preemption import PreemptedError, StopRequest
 from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.run_log import PHANTOM_NOTE, RunLog
-from wlsrl_jax.setup_run import Run, build_run, state_shapes
-from wlsrl_jax.sharding import replicated, state_sharding, to_global
+from wlsrl_jax.setup_run import Run, build_run
+from wlsrl_jax.sharding import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.workdir import check_config, keep_lines, locked, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _train(
     run: Run, workdir: Path, stop: StopRequest, weights: dict[str, Any] | None
 ) -> dict[str, Any]:
     config, mesh = run.config, run.mesh
-    shapes = state_shapes(run)
+    shapes = run.state_shapes
     shardings = state_sharding(mesh, shapes)
     manager = checkpoint.open_manager(workdir / "checkpoints")
     iterator = iter(
@@ -161,6 +161,8 @@ def _train(
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
+    # Compiled before the input threads start and compete for the cores.
+    step_fn.lower(*_step_arguments(run, shapes, shardings)).compile()
     predict = jax.jit(steps.make_predict_step(run.model))
     ids_path = workdir / "example_ids.jsonl"
     keep_lines(ids_path, lambda line: line["step"] <= step)
@@ -226,8 +228,19 @@ def _train(
         return _finish(run, workdir, manager, history, shapes, predict, stop, run_log)
 
 
+def _step_arguments(run: Run, shapes: Any, shardings: Any) -> tuple[Any, Any]:
+    """Shapes and shardings of (state, batch)."""
+    rows, split = run.config.batch_size, batch_sharding(run.mesh)
+    image = jax.ShapeDtypeStruct((rows, *run.image_shape), np.uint8, sharding=split)
+    label = jax.ShapeDtypeStruct((rows,), np.int32, sharding=split)
+    state = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+    )
+    return state, {"image": image, "labels": {task.name: label for task in run.tasks}}
+
+
 def _opening(run: Run) -> str:
-    count = sum(math.prod(p.shape) for p in jax.tree.leaves(state_shapes(run).params))
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(run.state_shapes.params))
     sizes = ", ".join(f"{len(s)} {name}" for name, s in run.dataset.splits.items())
     lines = [
         f"data: {run.dataset.name} ({run.dataset.modality}), {sizes}",

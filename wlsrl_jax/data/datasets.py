@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from wlsrl_jax.data import phantom
-from wlsrl_jax.data.prepared import load_prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +73,8 @@ def load_dataset(data: Any, modality: str) -> Dataset:
             digest,
             True,
         )
+    from wlsrl_jax.data.prepared import load_prepared  # TFDS is slow to import
+
     found = load_prepared(data.dataset, data.data_dir or None)
     if found.modality != modality:
         raise ValueError(
