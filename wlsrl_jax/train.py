@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +138,6 @@ def _train(
             num_threads=config.data.num_threads,
         )
     )
-    restored = checkpoint.restore_latest(manager, shapes, mesh, iterator)
-    if restored is not None:
-        state, iterator, step = restored.state, restored.iterator, restored.step
-        history = checkpoint.read_history(workdir, step)
-        print(f"going on from step {step} of {run.total_steps}", flush=True)
-    else:
-        state = jax.jit(run.init_state, out_shardings=shardings)()
-        history, step = [], 0
-        if weights is not None:
-            state = _take_over(state, weights, config.init_from)
-
     step_fn = jax.jit(
         steps.make_train_step(
             run.model,
@@ -161,8 +151,12 @@ def _train(
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
-    # Compiled before the input threads start and compete for the cores.
-    step_fn.lower(*_step_arguments(run, shapes, shardings)).compile()
+    restored = checkpoint.restore_latest(manager, shapes, mesh, iterator)
+    history, step = [], 0
+    if restored is not None:
+        iterator, step = restored.iterator, restored.step
+        history = checkpoint.read_history(workdir, step)
+        print(f"going on from step {step} of {run.total_steps}", flush=True)
     predict = jax.jit(steps.make_predict_step(run.model))
     ids_path = workdir / "example_ids.jsonl"
     keep_lines(ids_path, lambda line: line["step"] <= step)
@@ -174,6 +168,14 @@ def _train(
     evaluated = {e["step"] for e in history}
     with RunLog(workdir, run.total_steps, step, evaluated, run.dataset.is_phantom) as run_log:
         run_log.say(_opening(run))
+        # Compiled before the input threads start and compete for the cores; both at a time.
+        with ThreadPoolExecutor(1) as beside:
+            if restored is None:
+                initial = beside.submit(jax.jit(run.init_state, out_shardings=shardings))
+            step_fn.lower(*_step_arguments(run, shapes, shardings)).compile()
+        state = initial.result() if restored is None else restored.state
+        if weights is not None:
+            state = _take_over(state, weights, config.init_from)
         window: list[dict[str, jax.Array]] = []
         window_start, first = time.monotonic(), True
 

@@ -11,16 +11,12 @@
 #include <utility>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
+#include "call.h"
 
 namespace {
 
-namespace ffi = xla::ffi;
-using Input = ffi::Buffer<ffi::F32>;
-using Output = ffi::ResultBuffer<ffi::F32>;
 using std::max;
 using std::min;
-using Int = int64_t;
 
 // A tile of kRows x 2 vectors, the two vectors that it is multiplied with and one number fill the
 // vector registers: 32 of them, or 16.
@@ -57,7 +53,7 @@ inline Int RoundUp(Int n, Int unit) { return (n + unit - 1) / unit * unit; }
 // Calls f(0) ... f(count - 1) on the threads of XLA; the caller works as well, so that this ends
 // even if no other thread is free.
 template <class F>
-void Parallel(ffi::ThreadPool& pool, Int count, const F& f) {
+void Parallel(ThreadPool& pool, Int count, const F& f) {
   struct Shared {
     std::atomic<Int> next{0}, done{0};
     std::mutex mutex;
@@ -99,19 +95,6 @@ struct Aligned {  // memory of one call
   std::unique_ptr<float[]> owner;
   float* data;
 };
-
-struct Shape {
-  Int n, h, w, c;
-  Int pixels() const { return n * h * w; }
-};
-Shape ShapeOf(const Input& b) {
-  auto d = b.dimensions();
-  return {d[0], d[1], d[2], d[3]};
-}
-Shape ShapeOf(Output b) {
-  auto d = b->dimensions();
-  return {d[0], d[1], d[2], d[3]};
-}
 
 // Copies rows [first, first + rows) of a zero-padded image; columns and channels are filled up
 // with zeros to `columns` and `channels`.

@@ -112,6 +112,6 @@ def _load() -> bool:
     except (RuntimeError, OSError) as error:
         log.warning("CPU kernels cannot be compiled, training is several times slower: %s", error)
         return False
-    for name in re.findall(r"^XLA_FFI_DEFINE_HANDLER_SYMBOL\(\s*(\w+)", _SOURCE.read_text(), re.M):
+    for name in re.findall(r"^HANDLER\((\w+)", _SOURCE.read_text(), re.M):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return True

@@ -10,10 +10,10 @@ constexpr Int kPixelBytes = 24 * 1024;   // of a block of pixels: in the first-l
 
 // The convolution, then relu(a y + b) and pooling if `a` is given: on a block of rows that is still
 // in the cache. `y` is the shape of the convolution's output.
-void ConvThen(ffi::ThreadPool& pool, Input x_buffer, const Kernel& kernel, const float* a,
+void ConvThen(ThreadPool& pool, const Array& x_buffer, const Kernel& kernel, const float* a,
               const float* b, bool pool2, Int top, Int left, const Shape& y, float* out) {
-  const Shape s = ShapeOf(x_buffer);
-  const float* x = x_buffer.typed_data();
+  const Shape s = x_buffer.shape;
+  const float* x = x_buffer.data;
   if (UseWinograd(kernel.kh, kernel.kw, kernel.in, kernel.out))
     return WinogradThen(pool, x, s, kernel, a, b, pool2, top, left, y, out);
   const Int kh = kernel.kh, kw = kernel.kw, depth = kw * s.c, columns = y.w + kw - 1;
@@ -66,23 +66,22 @@ void ConvThen(ffi::ThreadPool& pool, Input x_buffer, const Kernel& kernel, const
   });
 }
 
-ffi::Error Conv(ffi::ThreadPool pool, Input x, Input kernel, Int top, Int left, bool transposed,
-                Output y) {
-  ConvThen(pool, x, Kernel(kernel, transposed), nullptr, nullptr, false, top, left, ShapeOf(y),
-           y->typed_data());
-  return ffi::Error::Success();
+void Conv(ThreadPool& pool, const Array& x, const Array& kernel, Int top, Int left, bool transposed,
+          const Array& y) {
+  ConvThen(pool, x, Kernel(kernel, transposed), nullptr, nullptr, false, top, left, y.shape,
+           y.data);
 }
 
-ffi::Error ConvNormRelu(ffi::ThreadPool pool, Input x, Input kernel, Input a, Input b, Int top,
-                        Int left, Int height, Int width, bool pool2, Output y) {
-  const Shape out = ShapeOf(y);
-  ConvThen(pool, x, Kernel(kernel, false), a.typed_data(), b.typed_data(), pool2, top, left,
-           {out.n, height, width, out.c}, y->typed_data());
-  return ffi::Error::Success();
+void ConvNormRelu(ThreadPool& pool, const Array& x, const Array& kernel, const Array& a,
+                  const Array& b, Int top, Int left, Int height, Int width, bool pool2,
+                  const Array& y) {
+  const Shape out = y.shape;
+  ConvThen(pool, x, Kernel(kernel, false), a.data, b.data, pool2, top, left,
+           {out.n, height, width, out.c}, y.data);
 }
 
 // A product of matrices, [in, pixels] x [pixels, out].
-void PointwiseKernelGradient(ffi::ThreadPool& pool, const float* x, Int in, const float* g, Int out,
+void PointwiseKernelGradient(ThreadPool& pool, const float* x, Int in, const float* g, Int out,
                              Int pixels, float* kernel) {
   const Panels panels(out);
   const Int size = in * panels.size, sum = panels.count * size;
@@ -127,19 +126,19 @@ void PointwiseKernelGradient(ffi::ThreadPool& pool, const float* x, Int in, cons
   });
 }
 
-ffi::Error ConvKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g_buffer, Int top,
-                              Int left, Output kernel_buffer) {
-  const Shape s = ShapeOf(x_buffer), g = ShapeOf(g_buffer), k = ShapeOf(kernel_buffer);
+void ConvKernelGradient(ThreadPool& pool, const Array& x_buffer, const Array& g_buffer, Int top,
+                        Int left, const Array& kernel_buffer) {
+  const Shape s = x_buffer.shape, g = g_buffer.shape, k = kernel_buffer.shape;
   const Int kh = k.n, kw = k.h, depth = kw * s.c, columns = g.w + kw - 1;
-  const float *x = x_buffer.typed_data(), *gradient = g_buffer.typed_data();
-  float* out = kernel_buffer->typed_data();
+  const float *x = x_buffer.data, *gradient = g_buffer.data;
+  float* out = kernel_buffer.data;
   if (UseWinograd(kh, kw, s.c, g.c)) {
     WinogradKernelGradient(pool, x, s, gradient, g, top, left, out);
-    return ffi::Error::Success();
+    return;
   }
   if (kh == 1 && kw == 1 && s.h == g.h && s.w == g.w) {
     PointwiseKernelGradient(pool, x, s.c, gradient, g.c, g.pixels(), out);
-    return ffi::Error::Success();
+    return;
   }
   const Panels layout(g.c);
   const Int panel = layout.size, panels = layout.count;
@@ -205,7 +204,6 @@ ffi::Error ConvKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g_buff
           out[r * g.c + q * panel + o] = total;
         }
   });
-  return ffi::Error::Success();
 }
 
 }  // namespace

@@ -14,61 +14,27 @@
 #include "depthwise.h"
 #include "norm.h"
 
-namespace {
+#define HANDLER(name, ...)                                    \
+  extern "C" XLA_FFI_Error* name(XLA_FFI_CallFrame* frame) {  \
+    return Answer(frame, [](const Call& c) { __VA_ARGS__; }); \
+  }
 
-auto Binding() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
-
-}  // namespace
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_conv, Conv,
-                              Binding()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Attr<Int>("top")
-                                  .Attr<Int>("left")
-                                  .Attr<bool>("transposed")
-                                  .Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    wlsrl_conv_kernel_gradient, ConvKernelGradient,
-    Binding().Arg<Input>().Arg<Input>().Attr<Int>("top").Attr<Int>("left").Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    wlsrl_depthwise, Depthwise,
-    Binding().Arg<Input>().Arg<Input>().Attr<Int>("top").Attr<Int>("left").Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    wlsrl_depthwise_kernel_gradient, DepthwiseKernelGradient,
-    Binding().Arg<Input>().Arg<Input>().Attr<Int>("top").Attr<Int>("left").Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_conv_norm_relu, ConvNormRelu,
-                              Binding()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Attr<Int>("top")
-                                  .Attr<Int>("left")
-                                  .Attr<Int>("height")
-                                  .Attr<Int>("width")
-                                  .Attr<bool>("pool")
-                                  .Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_moments, Moments, Binding().Arg<Input>().Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    wlsrl_norm_relu, NormRelu,
-    Binding().Arg<Input>().Arg<Input>().Arg<Input>().Attr<bool>("pool").Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_norm_relu_sums, NormReluSums,
-                              Binding()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Attr<bool>("pool")
-                                  .Ret<Input>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(wlsrl_norm_relu_gradient, NormReluGradient,
-                              Binding()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Attr<bool>("pool")
-                                  .Ret<Input>());
+HANDLER(wlsrl_conv, Conv(c.pool, c.in(0), c.in(1), c.attribute("top"), c.attribute("left"),
+                         c.attribute("transposed"), c.out(0)))
+HANDLER(wlsrl_conv_norm_relu,
+        ConvNormRelu(c.pool, c.in(0), c.in(1), c.in(2), c.in(3), c.attribute("top"),
+                     c.attribute("left"), c.attribute("height"), c.attribute("width"),
+                     c.attribute("pool"), c.out(0)))
+HANDLER(wlsrl_conv_kernel_gradient, ConvKernelGradient(c.pool, c.in(0), c.in(1), c.attribute("top"),
+                                                       c.attribute("left"), c.out(0)))
+HANDLER(wlsrl_depthwise,
+        Depthwise(c.pool, c.in(0), c.in(1), c.attribute("top"), c.attribute("left"), c.out(0)))
+HANDLER(wlsrl_depthwise_kernel_gradient,
+        DepthwiseKernelGradient(c.pool, c.in(0), c.in(1), c.attribute("top"), c.attribute("left"),
+                                c.out(0)))
+HANDLER(wlsrl_moments, Moments(c.pool, c.in(0), c.out(0)))
+HANDLER(wlsrl_norm_relu, NormRelu(c.pool, c.in(0), c.in(1), c.in(2), c.attribute("pool"), c.out(0)))
+HANDLER(wlsrl_norm_relu_sums, NormReluSums(c.pool, c.in(0), c.in(1), c.in(2), c.in(3), c.in(4),
+                                           c.attribute("pool"), c.out(0)))
+HANDLER(wlsrl_norm_relu_gradient, NormReluGradient(c.pool, c.in(0), c.in(1), c.in(2), c.in(3),
+                                                   c.in(4), c.in(5), c.attribute("pool"), c.out(0)))

@@ -44,12 +44,12 @@ void DepthwiseRow(const float* x, Int step, Int row, Int kh, Int kw, const float
   }
 }
 
-ffi::Error Depthwise(ffi::ThreadPool pool, Input x_buffer, Input kernel_buffer, Int top, Int left,
-                     Output y_buffer) {
-  const Shape s = ShapeOf(x_buffer), k = ShapeOf(kernel_buffer), y = ShapeOf(y_buffer);
+void Depthwise(ThreadPool& pool, const Array& x_buffer, const Array& kernel_buffer, Int top,
+               Int left, const Array& y_buffer) {
+  const Shape s = x_buffer.shape, k = kernel_buffer.shape, y = y_buffer.shape;
   const Int kh = k.n, kw = k.h, columns = y.w + kw - 1, wide = RoundUp(s.c, kLanes);
-  const float *x = x_buffer.typed_data(), *kernel = kernel_buffer.typed_data();
-  float* out = y_buffer->typed_data();
+  const float *x = x_buffer.data, *kernel = kernel_buffer.data;
+  float* out = y_buffer.data;
   Aligned packed(kh * kw * wide);  // [slice, tap, lane]
   std::memset(packed.data, 0, kh * kw * wide * 4);
   for (Int t = 0; t < kh * kw; ++t)
@@ -69,7 +69,6 @@ ffi::Error Depthwise(ffi::ThreadPool pool, Input x_buffer, Input kernel_buffer, 
                packed.data + c * kh * kw, out + (n * y.h + first + r) * y.w * y.c + c, y.c, y.w,
                min<Int>(kLanes, s.c - c));
   });
-  return ffi::Error::Success();
 }
 
 // total[tap, :] += sum over rows and pixels of x * g, kLanes channels
@@ -105,12 +104,12 @@ void DepthwiseGradientTile(const float* x, Int step, Int row, const float* g, In
   }
 }
 
-ffi::Error DepthwiseKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g_buffer, Int top,
-                                   Int left, Output kernel_buffer) {
-  const Shape s = ShapeOf(x_buffer), g = ShapeOf(g_buffer), k = ShapeOf(kernel_buffer);
+void DepthwiseKernelGradient(ThreadPool& pool, const Array& x_buffer, const Array& g_buffer,
+                             Int top, Int left, const Array& kernel_buffer) {
+  const Shape s = x_buffer.shape, g = g_buffer.shape, k = kernel_buffer.shape;
   const Int kh = k.n, kw = k.h, columns = g.w + kw - 1, wide = RoundUp(s.c, kLanes);
-  const float *x = x_buffer.typed_data(), *gradient = g_buffer.typed_data();
-  float* out = kernel_buffer->typed_data();
+  const float *x = x_buffer.data, *gradient = g_buffer.data;
+  float* out = kernel_buffer.data;
   const Int chunks = min(g.n, kMaxChunks), size = kh * kw * wide;
   Aligned sums(chunks * size);  // [chunk, slice, tap, lane]
   const Int rows_a_block = RowsOfBlock(g.h, 2 * columns * wide * 4, kh - 1);
@@ -143,7 +142,6 @@ ffi::Error DepthwiseKernelGradient(ffi::ThreadPool pool, Input x_buffer, Input g
         total += sums.data[chunk * size + (c / kLanes * kh * kw + t) * kLanes + c % kLanes];
       out[t * s.c + c] = total;
     }
-  return ffi::Error::Success();
 }
 
 }  // namespace

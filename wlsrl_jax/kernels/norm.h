@@ -32,7 +32,7 @@ void NormReluRow(const float* x, const Shape& s, const float* a, const float* b,
 }
 // Sums over pixels: calls add(pixel range, sums of this range) and adds the parts in order.
 template <class F>
-void SumOverRows(ffi::ThreadPool& pool, Int rows, Int floats, float* out, const F& add) {
+void SumOverRows(ThreadPool& pool, Int rows, Int floats, float* out, const F& add) {
   const Int parts = min<Int>(rows, 256);  // short partial sums keep rounding small
   Aligned sums(parts * floats);
   std::memset(sums.data, 0, parts * floats * 4);
@@ -49,10 +49,10 @@ void SumOverRows(ffi::ThreadPool& pool, Int rows, Int floats, float* out, const 
 }
 
 // [2, C]: sums of x - shift and of its square, shift being the first pixel.
-ffi::Error Moments(ffi::ThreadPool pool, Input x_buffer, Output out_buffer) {
-  const Shape s = ShapeOf(x_buffer);
-  const float* x = x_buffer.typed_data();
-  SumOverRows(pool, s.n * s.h, 2 * s.c, out_buffer->typed_data(), [&](Int a, Int b, float* sum) {
+void Moments(ThreadPool& pool, const Array& x_buffer, const Array& out_buffer) {
+  const Shape s = x_buffer.shape;
+  const float* x = x_buffer.data;
+  SumOverRows(pool, s.n * s.h, 2 * s.c, out_buffer.data, [&](Int a, Int b, float* sum) {
     for (Int r = a; r < b; ++r)
       OverChannels(s.c, [&](Int c, auto full, Int n) {
         const Vec shift = LoadPart(full, x + c, n);
@@ -67,22 +67,19 @@ ffi::Error Moments(ffi::ThreadPool pool, Input x_buffer, Output out_buffer) {
         StorePart(full, sum + s.c + c, LoadPart(full, sum + s.c + c, n) + two, n);
       });
   });
-  return ffi::Error::Success();
 }
 
-ffi::Error NormRelu(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, Input b_buffer,
-                    bool pool2, Output y_buffer) {
-  const Shape s = ShapeOf(x_buffer), y = ShapeOf(y_buffer);
+void NormRelu(ThreadPool& pool, const Array& x_buffer, const Array& a_buffer, const Array& b_buffer,
+              bool pool2, const Array& y_buffer) {
+  const Shape s = x_buffer.shape, y = y_buffer.shape;
   constexpr Int kBlock = 8;
   const Int blocks = (y.h + kBlock - 1) / kBlock;
   Parallel(pool, y.n * blocks, [&](Int task) {
     const Int n = task / blocks;
     for (Int r = task % blocks * kBlock; r < min(y.h, (task % blocks + 1) * kBlock); ++r)
-      NormReluRow(x_buffer.typed_data() + n * s.h * s.w * s.c, s, a_buffer.typed_data(),
-                  b_buffer.typed_data(), pool2, r,
-                  y_buffer->typed_data() + (n * y.h + r) * y.w * y.c, y.w);
+      NormReluRow(x_buffer.data + n * s.h * s.w * s.c, s, a_buffer.data, b_buffer.data, pool2, r,
+                  y_buffer.data + (n * y.h + r) * y.w * y.c, y.w);
   });
-  return ffi::Error::Success();
 }
 
 // Carries the gradient of NormRelu's output back to a x + b, for one row of the output and one
@@ -136,18 +133,19 @@ inline void OverGradient(Full full, const float* x, const Shape& s, Vec a, Vec b
 }
 
 // [2, C]: sums of the gradient d of a x + b, and of d * (x - mean)
-ffi::Error NormReluSums(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, Input b_buffer,
-                        Input mean_buffer, Input g_buffer, bool pool2, Output out_buffer) {
-  const Shape s = ShapeOf(x_buffer), y = ShapeOf(g_buffer);
-  const float *x = x_buffer.typed_data(), *mean = mean_buffer.typed_data();
-  const float *a = a_buffer.typed_data(), *b = b_buffer.typed_data();
-  SumOverRows(pool, y.n * y.h, 2 * s.c, out_buffer->typed_data(), [&](Int r0, Int r1, float* sum) {
+void NormReluSums(ThreadPool& pool, const Array& x_buffer, const Array& a_buffer,
+                  const Array& b_buffer, const Array& mean_buffer, const Array& g_buffer,
+                  bool pool2, const Array& out_buffer) {
+  const Shape s = x_buffer.shape, y = g_buffer.shape;
+  const float *x = x_buffer.data, *mean = mean_buffer.data;
+  const float *a = a_buffer.data, *b = b_buffer.data;
+  SumOverRows(pool, y.n * y.h, 2 * s.c, out_buffer.data, [&](Int r0, Int r1, float* sum) {
     for (Int r = r0; r < r1; ++r)
       OverChannels(s.c, [&](Int c, auto full, Int valid) {
         const Vec centre = LoadPart(full, mean + c, valid);
         Vec one{}, two{};
         OverGradient(full, x, s, LoadPart(full, a + c, valid), LoadPart(full, b + c, valid),
-                     g_buffer.typed_data(), y, pool2, r, c, valid, [&](Int, Vec v, Vec d) {
+                     g_buffer.data, y, pool2, r, c, valid, [&](Int, Vec v, Vec d) {
                        one += d;
                        two += d * (v - centre);
                      });
@@ -155,17 +153,16 @@ ffi::Error NormReluSums(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, In
         StorePart(full, sum + s.c + c, LoadPart(full, sum + s.c + c, valid) + two, valid);
       });
   });
-  return ffi::Error::Success();
 }
 
 // a * d - k1 * x - k0
-ffi::Error NormReluGradient(ffi::ThreadPool pool, Input x_buffer, Input a_buffer, Input b_buffer,
-                            Input k0_buffer, Input k1_buffer, Input g_buffer, bool pool2,
-                            Output out_buffer) {
-  const Shape s = ShapeOf(x_buffer), y = ShapeOf(g_buffer);
-  const float *x = x_buffer.typed_data(), *a = a_buffer.typed_data(), *b = b_buffer.typed_data();
-  const float *k0 = k0_buffer.typed_data(), *k1 = k1_buffer.typed_data();
-  float* out = out_buffer->typed_data();
+void NormReluGradient(ThreadPool& pool, const Array& x_buffer, const Array& a_buffer,
+                      const Array& b_buffer, const Array& k0_buffer, const Array& k1_buffer,
+                      const Array& g_buffer, bool pool2, const Array& out_buffer) {
+  const Shape s = x_buffer.shape, y = g_buffer.shape;
+  const float *x = x_buffer.data, *a = a_buffer.data, *b = b_buffer.data;
+  const float *k0 = k0_buffer.data, *k1 = k1_buffer.data;
+  float* out = out_buffer.data;
   const Int rows = y.n * y.h, tasks = (rows + 7) / 8;
   Parallel(pool, tasks, [&](Int task) {
     for (Int r = 8 * task; r < min(rows, 8 * task + 8); ++r)
@@ -173,11 +170,10 @@ ffi::Error NormReluGradient(ffi::ThreadPool pool, Input x_buffer, Input a_buffer
         const Vec va = LoadPart(full, a + c, valid), vb = LoadPart(full, b + c, valid);
         const Vec v0 = LoadPart(full, k0 + c, valid), v1 = LoadPart(full, k1 + c, valid);
         OverGradient(
-            full, x, s, va, vb, g_buffer.typed_data(), y, pool2, r, c, valid,
+            full, x, s, va, vb, g_buffer.data, y, pool2, r, c, valid,
             [&](Int i, Vec v, Vec d) { StorePart(full, out + i, va * d - v1 * v - v0, valid); });
       });
   });
-  return ffi::Error::Success();
 }
 
 }  // namespace

@@ -92,9 +92,9 @@ struct Kernel {
   Int kh, kw, in, out;
   bool transposed;
 
-  Kernel(const Input& k, bool transposed) : data(k.typed_data()), transposed(transposed) {
-    auto d = k.dimensions();
-    kh = d[0], kw = d[1], in = d[transposed ? 3 : 2], out = d[transposed ? 2 : 3];
+  Kernel(const Array& k, bool transposed) : data(k.data), transposed(transposed) {
+    kh = k.shape.n, kw = k.shape.h, in = k.shape.w, out = k.shape.c;
+    if (transposed) std::swap(in, out);
   }
   // Output channels [first, first + panel) of one tap and input channel; zeros beyond the last.
   void Panel(Int tap, Int c, Int first, Int panel, float* to) const {

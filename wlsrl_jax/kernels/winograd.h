@@ -74,7 +74,7 @@ void TransformInput(const float* x, const Shape& s, const Tiling::Place& at, Int
 }
 
 // The transformed kernel: [panel, point, in, panel size].
-Aligned TransformKernel(ffi::ThreadPool& pool, const Kernel& kernel, const Panels& panels) {
+Aligned TransformKernel(ThreadPool& pool, const Kernel& kernel, const Panels& panels) {
   const Int plane = kernel.in * panels.size;
   Aligned out(panels.count * kPoints * plane);
   constexpr Int kPieces = 4;
@@ -119,7 +119,7 @@ inline void TransformPoints(const float* m, Int plane, Vec (&y)[2][2]) {
 }
 
 // As ConvThen.
-void WinogradThen(ffi::ThreadPool& pool, const float* x, const Shape& s, const Kernel& kernel,
+void WinogradThen(ThreadPool& pool, const float* x, const Shape& s, const Kernel& kernel,
                   const float* a, const float* b, bool pool2, Int top, Int left, const Shape& y,
                   float* out) {
   const Panels panels(y.c);
@@ -210,7 +210,7 @@ void TransformGradient(const float* g, const Shape& s, const Tiling::Place& at, 
       Store(out + ((point + 1) * panels.count - 1) * stride + panels.size - kLanes, Vec{});
 }
 
-void WinogradKernelGradient(ffi::ThreadPool& pool, const float* x, const Shape& s, const float* g,
+void WinogradKernelGradient(ThreadPool& pool, const float* x, const Shape& s, const float* g,
                             const Shape& y, Int top, Int left, float* out) {
   const Panels panels(y.c);
   const Tiling tiling(y);
