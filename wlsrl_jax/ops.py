@@ -240,7 +240,8 @@ def _depthwise(x: Array, kernel: Array, geometry: Geometry, native: bool) -> Arr
 
     def cpu(x: Array, kernel: Array) -> Array:
         x, kernel, _ = _unit_stride(x, kernel, geometry)
-        out = (calls.depthwise if native else _depthwise_cpu)(x, kernel, pads)
+        compiled = native and calls.depthwise_usable(kernel)
+        out = (calls.depthwise if compiled else _depthwise_cpu)(x, kernel, pads)
         return out[:, ::stride, ::stride] if stride > 1 else out
 
     def plain(x: Array, kernel: Array) -> Array:
@@ -272,7 +273,7 @@ def _depthwise_backward(
         mirrored, back = _mirror(kernel, pads)
         forward, gradient = (
             (calls.depthwise, calls.depthwise_kernel_gradient)
-            if native
+            if native and calls.depthwise_usable(kernel)
             else (_depthwise_cpu, _depthwise_kernel_gradient_cpu)
         )
         dx, dk = forward(g, mirrored, back), gradient(x, g, kernel, pads)

@@ -107,6 +107,7 @@ def errors(kind: str, side: int, channels: int) -> dict[str, float]:
     x, k, g = arrays(kind, side, channels, 2)
     with jax.enable_x64(True):
         exact = jax_function(kind, "lax")[1](*(a.astype(np.float64) for a in (x, k, g)))
+        exact = [np.asarray(a) for a in exact]
     out = {}
     for name, implementation in (("error", "auto"), ("error_lax", "lax")):
         found = jax_function(kind, implementation)[1](x, k, g)

@@ -129,6 +129,10 @@ Int RowsOfBlock(Int rows, Int row_bytes, Int extra) {
   return (rows + blocks - 1) / blocks;
 }
 
+// How many pixels of all channels are worked on before the next ones: little enough to stay in the
+// first-level cache, where pixels that lie a power of two apart share few places.
+inline Int PixelsAtATime(Int channels) { return max<Int>(4, 1024 / channels / 4 * 4); }
+
 // Calls f(offset, valid) for each vector of channels.
 template <class F>
 inline void OverChannels(Int channels, const F& f) {

@@ -32,6 +32,7 @@ _lock = threading.Lock()
 _SOURCE = Path(__file__).with_name("cpu.cc")
 _PARTS = sorted(p for p in _SOURCE.parent.iterdir() if p.suffix in (".cc", ".h"))
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-w")
+_NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 
 
 def _compiler() -> str | None:
@@ -77,7 +78,7 @@ def build(directory: Path) -> Path:
         # Built under a name of its own and moved: whole or absent, whoever else builds it.
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             made = Path(scratch) / library.name
-            command = [compiler, *_FLAGS, "-march=native", f"-I{include}", str(_SOURCE), "-o"]
+            command = [compiler, *_FLAGS, _NATIVE, f"-I{include}", str(_SOURCE), "-o"]
             done = subprocess.run([*command, str(made)], capture_output=True, text=True)
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["no message"]

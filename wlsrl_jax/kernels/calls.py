@@ -71,6 +71,11 @@ def conv_kernel_gradient(x: Array, g: Array, kernel: Array, pads: Pads) -> Array
     return _call("conv_kernel_gradient", kernel.shape, x, g, **_corner(pads))
 
 
+def depthwise_usable(kernel: Array) -> bool:
+    """Whether the depthwise kernels have room for the rows that one output row reads."""
+    return kernel.shape[0] <= 64
+
+
 def depthwise(x: Array, kernel: Array, pads: Pads) -> Array:
     """Depthwise convolution, stride 1, one filter a channel."""
     shape = (*_output(x, kernel, pads), x.shape[3])

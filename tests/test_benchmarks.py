@@ -1,0 +1,56 @@
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a benchmark as its own command would."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("way", ["patches", "winograd", "space_to_depth"])
+def test_other_formulations_are_the_same_convolution(benchmark, way):
+    formulations = benchmark("formulations")
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+    k = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    expected = formulations.lax_conv("NHWC")(x, k)
+    np.testing.assert_allclose(getattr(formulations, way)(x, k), expected, atol=1e-4)
+
+
+def test_layouts_are_the_same_convolution(benchmark):
+    formulations = benchmark("formulations")
+    for kernel in ((3, 3, 3, 5), (3, 3, 1, 3)):
+        x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+        k = jax.random.normal(jax.random.key(1), kernel)
+        both = [formulations.lax_conv(layout)(x, k) for layout in ("NHWC", "NCHW")]
+        np.testing.assert_allclose(*both, atol=1e-4)
+
+
+def test_ratios_are_formed_within_a_round(benchmark):
+    harness = benchmark("harness")
+    times = {"ours": [1.0, 2.0, 1.0], "theirs": [2.0, 2.0, 4.0]}
+    assert harness.ratio(times, "ours", "theirs") == {"min": 1.0, "median": 2.0, "max": 4.0}
+
+
+def test_flops_are_those_of_direct_convolutions(benchmark):
+    """One stage of one block, by hand."""
+    nets = benchmark("nets")
+    net = nets.Net(size=8, channels=3, widths=(4,), blocks=1, hidden=5)
+    convolutions = 2 * (2 * 9 * 3 * 4 * 8 * 8)  # the first of both streams is a standard one
+    dense = 2 * (8 * 5) + 2 * 5 * (4 + 2)
+    assert nets.flops(net) == convolutions + dense
+
+
+def test_a_process_of_its_own_repeats_and_reports_its_memory(benchmark):
+    harness = benchmark("harness")
+    product = harness.Candidate(harness.matrix_product, 16)
+    times = harness.interleave({"a": product}, rounds=2, seconds=0.01)
+    assert len(times["a"]) == 2 and min(times["a"]) > 0
+    assert product.close() > 2**20
