@@ -5,12 +5,15 @@ import jax
 import numpy as np
 import pytest
 
+from wlsrl_jax import huge_pages
+
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "benchmarks"
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
     """Imports a benchmark as its own command would."""
+    monkeypatch.setenv(huge_pages.VARIABLE, huge_pages.SETTING)  # the harness would set it for good
     monkeypatch.syspath_prepend(str(FOLDER))
     return importlib.import_module
 
