@@ -6,9 +6,11 @@
 namespace {
 
 constexpr Int kMaxLines = 64;
+constexpr Int kInPlace = 24;  // pixels
 
-// Rows of a zero-padded image: in place where channels fill the vectors, else copied. Input j of
-// output p is at row[i] + (p + j) * step; outputs outside [begin, end) may not read all of them.
+// Rows of a zero-padded image: in place where channels fill the vectors and rows are long, so that
+// their ends matter little, else copied. Input j of output p is at row[i] + (p + j) * step; outputs
+// outside [begin, end) may not read all of them.
 struct Lines {
   const float* row[kMaxLines];
   Int step, begin, end;
@@ -16,7 +18,7 @@ struct Lines {
   Lines(const float* x, const Shape& s, Int top, Int left, Int first, Int count, Int kw, Int width,
         const float* zeros) {
     step = RoundUp(s.c, kLanes);
-    if (step == s.c) {
+    if (step == s.c && width >= kInPlace) {
       for (Int i = 0; i < count; ++i) {
         const Int h = first + i - top;
         row[i] = (h >= 0 && h < s.h ? x + h * s.w * s.c : zeros) - left * s.c;
