@@ -46,7 +46,7 @@ inline void AtEdges(const Lines& lines, Int width, Int left, Int kw, Int in_widt
   for (Int p = lines.end; p < width; ++p) at(p);
 }
 
-// Outputs [begin, end) of one row, kLanes channels; KH, KW = 0 means any size.
+// Outputs [begin, end) of one row, kLanes channels from c0 on; KH, KW = 0 means any size.
 template <int KH, int KW>
 void DepthwiseRow(const float* const* rows, Int c0, Int step, Int kh, Int kw, const float* w,
                   float* out, Int out_step, Int begin, Int end, Int channels) {
