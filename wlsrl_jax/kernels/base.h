@@ -38,6 +38,16 @@ typedef int32_t Mask __attribute__((vector_size(kLanes * 4)));
 
 inline Vec Load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void Store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+// Keeps a value in a register that the compiler would rather read from memory time and again.
+inline void InRegister(Vec& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__SSE__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
 inline Vec LoadSome(const float* p, Int n) {
   float t[kLanes] = {};
   std::memcpy(t, p, n * 4);
@@ -128,10 +138,6 @@ Int RowsOfBlock(Int rows, Int row_bytes, Int extra) {
   const Int blocks = (rows + most - 1) / most;
   return (rows + blocks - 1) / blocks;
 }
-
-// How many pixels of all channels are worked on before the next ones: little enough to stay in the
-// first-level cache, where pixels that lie a power of two apart share few places.
-inline Int PixelsAtATime(Int channels) { return max<Int>(4, 1024 / channels / 4 * 4); }
 
 // Calls f(offset, valid) for each vector of channels.
 template <class F>
