@@ -44,7 +44,7 @@ def test_mistakes_get_one_clear_message(arguments, message, tmp_path):
 def test_data_that_is_not_prepared_names_the_command(tmp_path):
     done = main("--config=configs/oct.py:octdl", f"--workdir={tmp_path / 'w'}",
                 f"--config.data.data_dir={tmp_path}")  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "python -m wlsrl_jax.data.prepare --dataset=octdl" in done.stderr
 
 

@@ -1,12 +1,8 @@
-import csv
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -14,7 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from tests.tiny import ROOT, run, tiny_config
+from tests.tiny import (
+    StopAfter,
+    assert_same_run,
+    read_predictions,
+    run,
+    start,
+    tiny_config,
+    tiny_flags,
+)  # fmt: skip
 from wlsrl_jax import checkpoint, external
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.data import pipeline
@@ -28,42 +32,6 @@ from wlsrl_jax.sharding import make_mesh
 from wlsrl_jax.train import train
 
 HEADS = {"TO1": 4, "TO2": 2}
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished")
-    run(workdir, log_example_ids=True)
-    return workdir
-
-
-def start(workdir, *flags, env=None):
-    command = [sys.executable, "-m", "wlsrl_jax.main", f"--config={ROOT}/configs/oct.py",
-               f"--workdir={workdir}", *flags]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            cwd=ROOT, env={**os.environ, **(env or {})})  # fmt: skip
-
-
-def tiny_flags(**changes):
-    flat = tiny_config(**changes)
-    keys = ["data.height", "data.width", "data.phantom.train", "data.phantom.validation",
-            "data.phantom.test", "model.preset", "batch_size", "eval.batch_size", "num_epochs",
-            "checkpoint.every_steps", "allow_missing_classes", *(
-                k.replace("__", ".") for k in changes)]  # fmt: skip
-    values = flat.to_dict()
-
-    def get(key):
-        node = values
-        for part in key.split("."):
-            node = node[part]
-        return node
-
-    return [f"--config.{key}={get(key)}" for key in keys]
-
-
-def read_predictions(workdir):
-    with (workdir / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_what_the_readme_promises(finished):
@@ -277,34 +245,7 @@ def test_checkpoint_of_one_device_goes_on_with_four(tmp_path):
     assert len(set(ids[:96])) == len(set(ids[96:])) == 96
 
 
-class StopAfter(StopRequest):
-    """Asks to stop at the n-th look."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
-
-    def check(self):
-        self.looks -= 1
-        if self.looks <= 0:
-            self.signal = signal.SIGTERM
-        super().check()
-
-
-def state_of(workdir):
-    return checkpoint.read_arrays(workdir / "checkpoints")
-
-
-def assert_same_run(a, b):
-    left, right = state_of(a), state_of(b)
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-    for name in ("example_ids.jsonl", "predictions.csv", "metrics.json"):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-
-
-@pytest.mark.parametrize("looks", [1, 4, 8, 13])
+@pytest.mark.parametrize("looks", [1, 2, 5, 9, 14])
 def test_stopped_anywhere_it_ends_with_the_same_bits(looks, finished, tmp_path):
     # Looks fall between steps, and between the batches of an evaluation.
     workdir = tmp_path / "run"
@@ -328,14 +269,6 @@ def test_sigterm_saves_and_leaves_with_its_own_status(finished, tmp_path):
     assert_same_run(workdir, finished)
 
 
-def test_killed_runs_end_with_the_same_bits():
-    """A short round of the chaos experiment; SIGKILL at random moments."""
-    command = [sys.executable, "experiments/chaos.py", "--runs=2", "--faults=3", "--seed=1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"[1-9]\d* faults in 2 runs, 0 runs differ", done.stdout), done.stdout
-
-
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, tmp_path, caplog):
     workdir = tmp_path / "run"
     with pytest.raises(PreemptedError):
@@ -350,7 +283,7 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished,
     assert_same_run(workdir, finished)
 
 
-@pytest.mark.parametrize("item", ["state", "input"])
+@pytest.mark.parametrize("item", ["state", "run"])
 def test_damage_to_the_selected_checkpoint_is_made_good(item, finished, tmp_path, caplog):
     """The newest checkpoint is the selected one, and whichever part of it is damaged."""
     workdir = shutil.copytree(finished, tmp_path / "run")
@@ -385,7 +318,7 @@ def test_only_complete_checkpoints_replace_others(tmp_path, monkeypatch):
 def test_stopped_in_the_last_evaluation_the_results_name_the_right_checkpoint(finished, tmp_path):
     workdir = tmp_path / "run"
     with pytest.raises(PreemptedError):
-        train(tiny_config(log_example_ids=True), workdir, StopAfter(16))
+        train(tiny_config(log_example_ids=True), workdir, StopAfter(17))
     run(workdir, log_example_ids=True)
     assert_same_run(workdir, finished)
     document = external.evaluate_workdir(tiny_config(), workdir, StopRequest())
@@ -412,7 +345,7 @@ def test_evaluated_and_continued_on_other_device_counts(finished, tmp_path):
     theirs = json.loads((tmp_path / "four" / "metrics.json").read_text())
     assert document["test"]["TO1"]["accuracy"] == theirs["test"]["TO1"]["accuracy"]
     with pytest.raises(PreemptedError):
-        train(tiny_config(init_from=str(tmp_path / "four"), seed=3), tmp_path / "b", StopAfter(1))
+        train(tiny_config(init_from=str(tmp_path / "four"), seed=3), tmp_path / "b", StopAfter(2))
 
 
 def test_a_task_that_is_not_trained_selects_nothing(tmp_path):
@@ -473,7 +406,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
 def test_init_from_takes_what_fits_and_names_the_rest(finished, tmp_path, capsys):
     config = tiny_config("fundus", init_from=str(finished))
     with pytest.raises(PreemptedError):
-        train(config, tmp_path / "run", StopAfter(1))
+        train(config, tmp_path / "run", StopAfter(2))
     out = capsys.readouterr().out
     assert "head_TF2" in out and "starts afresh" in out
     fresh = build_run(tiny_config("oct", seed=9)).init_state()
@@ -505,12 +438,6 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"--workdir=.*file cannot be made"):
         run(tmp_path / "file")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(ValueError, match="the loss is nan within the .* steps up to step"):
-        run(tmp_path / "a", optimizer__learning_rate=1e30, optimizer__clip_norm=0.0, log_every=2,
-            optimizer__name="sgd", optimizer__warmup_epochs=0.0, model__norm="group")  # fmt: skip
 
 
 def test_external_evaluation_reads_other_labels(finished, capsys):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from wlsrl_jax.workdir import check_config, flatten, keep_lines, locked, read_json, write_json
+from wlsrl_jax.workdir import check_config, flatten, held, keep_lines, read_json, write_json
 
 
 def test_json_is_whole_and_nan_is_null(tmp_path):
@@ -18,9 +18,9 @@ def test_json_is_whole_and_nan_is_null(tmp_path):
 
 
 def test_the_lock_is_for_one(tmp_path):
-    with locked(tmp_path), pytest.raises(ValueError, match="in use"), locked(tmp_path):
+    with held(tmp_path), pytest.raises(ValueError, match="in use"), held(tmp_path):
         pass
-    with locked(tmp_path):
+    with held(tmp_path):
         pass
 
 

@@ -1,8 +1,16 @@
 """The smallest real run: a few seconds from config to results."""
 
+import csv
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+
+from wlsrl_jax import checkpoint, example_ids
 from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.train import train
 
@@ -39,3 +47,60 @@ def tiny_config(name="oct", **changes):
 
 def run(workdir, name="oct", **changes):
     return train(tiny_config(name, **changes), workdir, StopRequest())
+
+
+def start(workdir, *flags, env=None, **options):
+    command = [sys.executable, "-m", "wlsrl_jax.main", f"--config={ROOT}/configs/oct.py",
+               f"--workdir={workdir}", *flags]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            cwd=ROOT, env={**os.environ, **(env or {})}, **options)  # fmt: skip
+
+
+def tiny_flags(**changes):
+    flat = tiny_config(**changes)
+    keys = ["data.height", "data.width", "data.phantom.train", "data.phantom.validation",
+            "data.phantom.test", "model.preset", "batch_size", "eval.batch_size", "num_epochs",
+            "checkpoint.every_steps", "allow_missing_classes", *(
+                k.replace("__", ".") for k in changes)]  # fmt: skip
+    values = flat.to_dict()
+
+    def get(key):
+        node = values
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+    return [f"--config.{key}={get(key)}" for key in keys]
+
+
+class StopAfter(StopRequest):
+    """Asks to stop at the n-th look."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    def check(self):
+        self.looks -= 1
+        if self.looks <= 0:
+            self.signal = signal.SIGTERM
+        super().check()
+
+
+def state_of(workdir):
+    return checkpoint.read_arrays(workdir / "checkpoints")
+
+
+def assert_same_run(a, b):
+    left, right = state_of(a), state_of(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    assert example_ids.read(a) == example_ids.read(b)
+    for name in ("predictions.csv", "metrics.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def read_predictions(workdir):
+    with (workdir / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))

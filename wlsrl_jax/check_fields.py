@@ -50,5 +50,7 @@ def check_fields(config: Any) -> None:
         for name in names
         if not (math.isfinite(flat[name]) and fits(flat[name]))
     ]
+    if config.on_nan not in ("stop", "skip"):
+        wrong.append(f"config.on_nan={config.on_nan!r} must be stop or skip")
     if wrong:
         raise ValueError("; ".join(wrong) + ".")

@@ -1,23 +1,28 @@
-"""Orbax checkpoints of the train state and the input stream, and the validation history.
+"""Orbax checkpoints of the train state and the input position, and the validation history.
 
 A checkpoint becomes visible by one rename, and older ones go only after a newer one is
 complete, so a process killed while saving leaves the ones before untouched. Nothing is
-unpickled when reading.
+unpickled when reading. Every process of a run calls these functions; they write together.
+
+The position of the input stream is the count of global batches, which means the same to any
+number of processes; a state of Grain's own would be one file a process, for that number only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from wlsrl_jax import processes
 from wlsrl_jax.sharding import state_sharding
 from wlsrl_jax.workdir import read_json, write_json
 
@@ -34,12 +39,12 @@ class Restored:
     Attributes:
       step: optimiser steps done.
       state: the train state on the devices.
-      iterator: the input stream, standing after the batch of that step.
+      global_batches: batches that the input stream has given.
     """
 
     step: int
     state: Any
-    iterator: grain.DatasetIterator
+    global_batches: int
 
 
 def best_entry(history: History) -> dict[str, Any] | None:
@@ -65,47 +70,75 @@ def read_history(workdir: Path, step: int) -> History:
     checkpoint of its step was written.
     """
     path = workdir / HISTORY
-    if not path.exists():
-        return []
-    return [entry for entry in read_json(path) if entry["step"] <= step]
+    found = read_json(path) if processes.is_primary() and path.exists() else []
+    return [entry for entry in processes.from_primary(found) if entry["step"] <= step]
 
 
 def write_history(workdir: Path, history: History) -> None:
-    """Writes the validation results, whole or not at all."""
-    write_json(workdir / HISTORY, history)
+    """Writes the validation results, whole or not at all, from process 0."""
+    if processes.is_primary():
+        write_json(workdir / HISTORY, history)
 
 
-def save(
-    manager: ocp.CheckpointManager,
-    state: Any,
-    iterator: grain.DatasetIterator,
-    history: History,
-    *,
-    keep: int,
-) -> None:
+def save(manager: ocp.CheckpointManager, state: Any, history: History, *, keep: int) -> None:
     """Saves in the background, after dropping what is neither recent nor selected.
 
     Args:
       manager: open manager.
-      state: train state; its ``step`` names the checkpoint.
-      iterator: input stream, standing after the batch of that step.
+      state: train state; its ``step`` names the checkpoint and counts the batches consumed.
       history: validation results so far; the best one's checkpoint is kept.
       keep: number of recent checkpoints to keep besides the one being written.
+
+    Raises:
+      ValueError: if this one or the one before cannot be written, with the reason.
     """
     step = int(state.step)
-    manager.wait_until_finished()
+    wait(manager)
     prune(manager, history, keep)
     if step in manager.all_steps():
         return  # the same state: a run repeats a step bit by bit
     position = {"global_batches": step, "process_count": jax.process_count()}
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            input=grain.checkpoint.CheckpointSave(iterator),
-            run=ocp.args.JsonSave(position),
-        ),
-    )
+    with _saving(manager):
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(position)
+            ),
+        )
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits until what is being saved is complete.
+
+    Raises:
+      ValueError: if it cannot be written, with the reason.
+    """
+    with _saving(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        if processes.is_lost(error):
+            raise
+        complete = _complete_steps(Path(manager.directory))
+        last = f"step {complete[-1]} is the last one" if complete else "there is none yet"
+        raise ValueError(
+            f"a checkpoint cannot be written to {manager.directory} ({_reason(error)}); {last}. "
+            "When that is mended, the same command goes on from there."
+        ) from error
+
+
+def _complete_steps(directory: Path) -> list[int]:
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def last_step(manager: ocp.CheckpointManager) -> int | None:
+    """The newest complete checkpoint, or None."""
+    return max(_complete_steps(Path(manager.directory)), default=None)
 
 
 def _best_saved(history: History, steps: list[int]) -> int | None:
@@ -118,7 +151,7 @@ def prune(manager: ocp.CheckpointManager, history: History, keep: int) -> None:
     """Deletes checkpoints that are neither recent nor selected; call it when none is in flight."""
     steps = sorted(manager.all_steps())
     best = _best_saved(history, steps)
-    for old in set(steps[:-keep]) - {best}:
+    for old in sorted(set(steps[:-keep]) - {best}):
         manager.delete(old)
 
 
@@ -146,9 +179,7 @@ def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: 
     return manager.restore(step, args=items)["state"]
 
 
-def restore_latest(
-    manager: ocp.CheckpointManager, shapes: Any, mesh: Any, iterator: grain.DatasetIterator
-) -> Restored | None:
+def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Restored | None:
     """Reads the newest checkpoint that can be read.
 
     Each damaged one that is newer is reported and moved to ``damaged-checkpoints`` beside
@@ -158,67 +189,97 @@ def restore_latest(
       manager: open manager.
       shapes: pytree of ``jax.ShapeDtypeStruct`` of the train state.
       mesh: devices to place it on.
-      iterator: fresh input stream.
 
     Returns:
       The content, or None when there is no checkpoint at all.
 
     Raises:
-      ValueError: if checkpoints exist and none can be read, naming the directory.
+      ValueError: if checkpoints exist and none can be read, naming the directory, or if one is
+        of another model, naming the parameters.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
+    steps = processes.from_primary(sorted(manager.all_steps(), reverse=True))
     for passed, step in enumerate(steps):
+        state, position, problem = None, {}, None
         try:
+            _check_same_model(Path(manager.directory) / str(step), shapes)
             state = restore_state(manager, step, shapes, mesh)
-            iterator = _restore_iterator(manager, step, iterator)
+            items = ocp.args.Composite(run=ocp.args.JsonRestore())
+            position = manager.restore(step, args=items)["run"]
+        except _OtherModelError:
+            raise
         except Exception as error:  # Orbax raises many kinds for a damaged file
+            problem = _reason(error)
+        problems = [p for p in processes.gather(problem) if p is not None]
+        if not problems:
+            _move_aside(manager, steps[:passed])
+            return Restored(step, state, int(position["global_batches"]))
+        if processes.is_primary():
             log.warning(
                 "checkpoint %s/%d cannot be read (%s); trying the one before",
                 manager.directory,
                 step,
-                _first_line(error),
+                problems[0],
             )
-            continue
-        _move_aside(manager, steps[:passed])
-        return Restored(step, state, iterator)
     if steps:
         raise ValueError(
-            f"{manager.directory}: none of the checkpoints {steps} can be read. If the model "
-            "in the config was changed, use another --workdir; otherwise restore a backup."
+            f"{manager.directory}: none of the checkpoints {steps} can be read; restore a backup "
+            "or start anew in another --workdir."
         )
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0][:300]
+class _OtherModelError(ValueError):
+    pass
+
+
+def _check_same_model(directory: Path, shapes: Any) -> None:
+    """Raises ``_OtherModelError`` where names or shapes differ, else whatever reading raises."""
+    with ocp.StandardCheckpointer() as reader:
+        found = reader.metadata((directory / "state").resolve()).item_metadata.tree
+    there = {_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(found)}
+    here = {_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(shapes)}
+    differs = [
+        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} now"
+        for name in sorted(there.keys() | here.keys(), key=lambda n: (n[:7] != "params/", n))
+        if there.get(name) != here.get(name)
+    ]
+    if differs:
+        more = [f"  and {len(differs) - 10} more"] if len(differs) > 10 else []
+        raise _OtherModelError(
+            f"{directory} is a checkpoint of another model or optimizer:\n"
+            + "\n".join(differs[:10] + more)
+            + "\nUse the config and code that it was made with, or another --workdir."
+        )
+
+
+def _name(path: Any) -> str:
+    """a/b/0 for the place of an array, however its containers are written."""
+    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    known = ("No space left", "Disk quota exceeded", "File too large", "Permission denied",
+             "Read-only file system")  # fmt: skip
+    for phrase in known:
+        if phrase in str(error):
+            return phrase
+    return lines[0][:300]
 
 
 def _move_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
-    directory = Path(manager.directory)
-    aside = directory.parent / "damaged-checkpoints"
-    for step in steps:
-        aside.mkdir(exist_ok=True)
-        free = next(k for k in itertools.count() if not (aside / f"{step}-{k}").exists())
-        (directory / str(step)).rename(aside / f"{step}-{free}")
-    if steps:
-        manager.reload()
-
-
-def _restore_iterator(
-    manager: ocp.CheckpointManager, step: int, iterator: grain.DatasetIterator
-) -> grain.DatasetIterator:
-    """Moves an input stream to where the checkpoint's stood.
-
-    Grain's own state is used when as many processes read as wrote; otherwise the count of
-    global batches, which is the same number on every host count.
-    """
-    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-    if run["process_count"] == jax.process_count():
-        return manager.restore(
-            step, args=ocp.args.Composite(input=grain.checkpoint.CheckpointRestore(iterator))
-        )["input"]
-    iterator.set_state({"next_index": int(run["global_batches"])})
-    return iterator
+    if not steps:
+        return
+    with processes.agreed():
+        if processes.is_primary():
+            directory = Path(manager.directory)
+            aside = directory.parent / "damaged-checkpoints"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                free = next(k for k in itertools.count() if not (aside / f"{step}-{k}").exists())
+                (directory / str(step)).rename(aside / f"{step}-{free}")
+    manager.reload()
 
 
 def transfer(params: Any, source: Any) -> tuple[Any, list[str]]:
@@ -301,7 +362,7 @@ def read_weights(workdir: Path) -> dict[str, Any]:
         return read_state(directory, step)["ema"]
     except Exception as error:  # Orbax raises many kinds for a damaged file
         raise ValueError(
-            f"checkpoint {directory}/{step} cannot be read ({_first_line(error)})."
+            f"checkpoint {directory}/{step} cannot be read ({_reason(error)})."
         ) from None
 
 

@@ -38,6 +38,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.require_accelerator = False  # True: running on CPU is an error
     c.allow_missing_classes = False  # True: train although a class has no example
     c.init_from = ""  # workdir whose weights to start from
+    c.on_nan = "stop"  # at a loss that is not finite, or "skip": leave such steps out
     c.log_every = 10  # steps
     c.log_example_ids = False  # True: write the ids of every batch to example_ids.jsonl
 

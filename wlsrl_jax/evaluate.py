@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from wlsrl_jax import processes
 from wlsrl_jax.data import pipeline
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.sharding import to_global
@@ -61,7 +63,7 @@ def predict_split(
       between_batches: called after every batch; may raise to stop (preemption).
 
     Returns:
-      Predictions of the ``len(source)`` examples.
+      Predictions of the ``len(source)`` examples, on every process.
     """
     rows: list[dict[str, Any]] = []
     stream = pipeline.evaluation_batches(
@@ -86,6 +88,7 @@ def predict_split(
         keep = batch["index"] >= 0
         rows.append(
             {
+                "index": batch["index"][keep],
                 "id": batch["id"][keep],
                 "group": batch["group"][keep],
                 "label": batch["label"][keep],
@@ -93,13 +96,24 @@ def predict_split(
             }
         )
         between_batches()
-    joined = {key: np.concatenate([r[key] for r in rows]) for key in rows[0]}
+    joined = _of_all_processes({k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
     return Predictions(
         joined["id"],
         joined["group"],
         task_labels(tasks, joined["label"]),
         {t.name: joined[f"p/{t.name}"] for t in tasks},
     )
+
+
+def _of_all_processes(mine: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Joins the rows of all processes in the order of their "index"."""
+    if jax.process_count() == 1:
+        return mine
+    buffer = io.BytesIO()
+    np.savez(buffer, **mine)  # type: ignore[arg-type]
+    parts = [np.load(io.BytesIO(p)) for p in processes.gather_bytes(buffer.getvalue())]
+    order = np.argsort(np.concatenate([p["index"] for p in parts]))
+    return {k: np.concatenate([p[k] for p in parts])[order] for k in mine}
 
 
 def evaluate_predictions(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from wlsrl_jax import checkpoint, environment, evaluate
+from wlsrl_jax import checkpoint, environment, evaluate, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data.datasets import Dataset, load_dataset
@@ -89,7 +89,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
       ValueError: if the workdir holds no run or a field is wrong.
     """
     check_fields(config)
-    print(f"devices: {environment.check_devices(config.require_accelerator)}", flush=True)
+    processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
     if not (workdir / "metrics.json").exists():
         raise ValueError(f"--workdir={workdir} holds no finished run; train it first.")
     own = ConfigDict(read_json(workdir / "config.json"))
@@ -110,7 +110,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         raise ValueError(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
     tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
     if unmapped:
-        print(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
+        processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
     mesh = make_mesh(config.mesh.fsdp)
     check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     variables = checkpoint.read_weights(workdir)
@@ -123,7 +123,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         batch_size=config.eval.batch_size,
         mesh=mesh,
         num_threads=config.data.num_threads,
-        between_batches=stop.check,
+        between_batches=processes.agree_on(stop).check,
     )
     document = results_document(
         tasks,
@@ -134,6 +134,8 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         selected=read_json(workdir / "metrics.json")["selected"],
     )
     output = workdir / f"evaluation-{name}-{split}"
+    if not processes.is_primary():
+        return document
     output.mkdir(exist_ok=True)
     evaluate.write_predictions(output / "predictions.csv", tasks, {split: predictions})
     write_json(output / "metrics.json", document)

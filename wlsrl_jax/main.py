@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 from wlsrl_jax.huge_pages import restart_with_huge_pages
+from wlsrl_jax.preemption import hold_signals
 
 if __name__ == "__main__":
+    hold_signals()  # until there is somebody to look at them
     restart_with_huge_pages()  # before anything that takes time to import
 
+import errno
 import itertools
 import logging
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -19,14 +23,34 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from wlsrl_jax import processes
 from wlsrl_jax.defaults import base_config
 from wlsrl_jax.environment import cache_directory
 from wlsrl_jax.kernels.build import load_in_background
 from wlsrl_jax.preemption import EXIT_PREEMPTED, PreemptedError, StopRequest
 
+EXIT_MISTAKE = 2
+"""Exit status of a run that would fail again: the message says what to correct."""
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:DATASET]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config>-<dataset>.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join other processes that only JAX can find, as on Cloud TPU VMs."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", os.environ.get("JAX_COORDINATOR_ADDRESS"),
+    "HOST:PORT of process 0, in a run of several processes; found by itself under SLURM, Open MPI "
+    "and on TPU pods.",
+)  # fmt: skip
+_COUNT = flags.DEFINE_integer(
+    "num_processes", os.environ.get("JAX_NUM_PROCESSES"), "Processes of the run."
+)
+_INDEX = flags.DEFINE_integer(
+    "process_id", os.environ.get("JAX_PROCESS_ID"), "Of this process, from 0."
+)
 
 
 def _main(argv: list[str]) -> int:
@@ -36,14 +60,18 @@ def _main(argv: list[str]) -> int:
     stop.install()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
+    threading.excepthook = _thread_error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
-    for noisy in ("absl", "jax", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    if jax.default_backend() == "cpu":
-        load_in_background()  # a compiler may have to run for seconds
+    for noisy in ("absl", "asyncio", "jax", "orbax"):  # what they raise is told once, below
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     config = _CONFIG.value
     workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.data.dataset}")
     try:
+        processes.initialize(
+            _COORDINATOR.value, _COUNT.value, _INDEX.value, detect=_DISTRIBUTED.value
+        )
+        if jax.default_backend() == "cpu" and jax.device_count() == 1:
+            load_in_background()  # a compiler may have to run for seconds
         if _MODE.value == "evaluate":
             from wlsrl_jax.external import evaluate_workdir
 
@@ -53,18 +81,48 @@ def _main(argv: list[str]) -> int:
 
             train(config, workdir, stop)
     except PreemptedError as error:
-        print(f"stopped by {error}; start again with the same command", file=sys.stderr)
+        if processes.is_primary():
+            print(f"stopped by {error}; start again with the same command", file=sys.stderr)
         return EXIT_PREEMPTED
-    except (ValueError, OSError) as error:
-        if os.environ.get("WLSRL_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return _fail(error)
     return 0
 
 
+def _thread_error(args: threading.ExceptHookArgs) -> None:
+    """A thread that meets a full disk is silent: the main thread meets it too, and says so."""
+    full = isinstance(args.exc_value, OSError) and args.exc_value.errno in _DISK_FULL
+    if not full:
+        threading.__excepthook__(args)
+
+
+def _fail(error: Exception) -> int:
+    """Says what is wrong; the traceback only where it is no mistake of the user's."""
+    expected = isinstance(error, ValueError | OSError)
+    alone = jax.process_count() == 1
+    status = EXIT_MISTAKE if expected else 1
+    if processes.is_lost(error):
+        processes.leave(f"another process has gone ({str(error).strip().splitlines()[0][:300]})")
+    if os.environ.get("WLSRL_TRACEBACK") or not expected:
+        traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        workdir = _WORKDIR.value or "runs/..."
+        error = OSError(
+            f"the disk of --workdir={workdir} is full. When there is room again, the same command "
+            "goes on from the last checkpoint."
+        )
+    if expected and (processes.is_primary() or not isinstance(error, processes.AgreedError)):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    if alone or not isinstance(error, processes.AgreedError):
+        # At once: other processes would be waited for, and wait for this one; and what runs at
+        # exit, such as the flush of a log to a full disk, has only noise to add.
+        sys.stdout.flush()
+        os._exit(status)
+    return status
+
+
 def main() -> None:
-    """Parses the flags, then trains or evaluates; exit status 75 means "start me again"."""
+    """Parses the flags, then trains or evaluates; exit status 75 or 76 means "start me again"."""
     app.run(_main, flags_parser=_parse)
 
 
@@ -83,7 +141,7 @@ def _parse(argv: list[str]) -> list[str]:
         except (ValueError, TypeError, OSError) as error:
             message = str(error)
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(EXIT_MISTAKE)
 
 
 def _check_config_file(argv: list[str]) -> str:

@@ -8,6 +8,8 @@ from types import FrameType
 EXIT_PREEMPTED = 75
 """Exit status of a run that saved itself and can go on (EX_TEMPFAIL of sysexits.h)."""
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class PreemptedError(Exception):
     """The run was asked to stop; start it again with the same command to go on."""
@@ -21,8 +23,9 @@ class StopRequest:
 
     def install(self) -> None:
         """Takes over the handlers; call from the main thread."""
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal:
@@ -33,3 +36,8 @@ class StopRequest:
         """Raises ``PreemptedError`` if a stop was asked for."""
         if self.signal:
             raise PreemptedError(signal.Signals(self.signal).name)
+
+
+def hold_signals() -> None:
+    """Lets signals wait for ``StopRequest.install``, also in a program that replaces this one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,7 +1,11 @@
-"""Progress and metrics of a run: terminal, JSON lines, TensorBoard event files."""
+"""Progress and metrics of a run: terminal, JSON lines, TensorBoard event files.
+
+Of several processes only process 0 writes and speaks.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -20,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from wlsrl_jax.processes import is_primary
 from wlsrl_jax.workdir import keep_lines
 
 PHANTOM_NOTE = "PHANTOM DATA: a rehearsal of the pipeline, not evidence about patients"
@@ -40,16 +45,16 @@ class RunLog:
         self, workdir: Path, total_steps: int, step: int, evaluated: set[int], is_phantom: bool
     ) -> None:
         self.total_steps, self.is_phantom = total_steps, is_phantom
-        path = workdir / "metrics.jsonl"
-        keep_lines(
-            path,
-            lambda line: (
-                line["step"] <= step and (line["kind"] == "train" or line["step"] in evaluated)
-            ),
-        )
-        self._file = path.open("a", encoding="utf-8")
+        self._primary = is_primary()
+        if self._primary:
+            keep_lines(
+                workdir / "metrics.jsonl",
+                lambda line: (
+                    line["step"] <= step and (line["kind"] == "train" or line["step"] in evaluated)
+                ),
+            )
         self._workdir, self._first_step = workdir, step
-        self._terminal = sys.stdout.isatty()
+        self._terminal = self._primary and sys.stdout.isatty()
         self._console = Console(highlight=False)
         self._progress = Progress(
             TextColumn("step"),
@@ -64,6 +69,10 @@ class RunLog:
         self._bar = self._progress.add_task("compiling", total=total_steps, completed=step)
         self._progress.start()
         self._start, self._start_step = time.monotonic(), step
+
+    @functools.cached_property
+    def _file(self) -> Any:
+        return (self._workdir / "metrics.jsonl").open("a", encoding="utf-8")
 
     @functools.cached_property
     def _events(self) -> Any:
@@ -86,15 +95,16 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        if "_events" in self.__dict__:
-            self._events.close()
-        self._file.close()
+        for opened in ("_events", "_file"):
+            if opened in self.__dict__:
+                with contextlib.suppress(*([OSError] if error else [])):  # a full disk was told of
+                    getattr(self, opened).close()
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._terminal:
             self._console.print(text, markup=False, soft_wrap=True)
-        else:
+        elif self._primary:
             print(text, flush=True)
 
     def first_step_done(self, step: int) -> None:
@@ -108,8 +118,10 @@ class RunLog:
         left = (time.monotonic() - self._start) / done * (self.total_steps - step)
         self._record("train", step, {**values, "images_per_second": images_per_second})
         text = f"loss {values['loss']:.4f}  {images_per_second:.0f} images/s"
+        if skipped := values.get("skipped_steps"):
+            text += f"  {skipped:.0f} steps skipped, not finite"
         self._progress.update(self._bar, completed=step, description=text)
-        if not self._terminal:
+        if self._primary and not self._terminal:
             print(f"step {step}/{self.total_steps}  {text}  ETA {left:.0f} s", flush=True)
 
     def evaluation(
@@ -131,6 +143,8 @@ class RunLog:
         self.say(f"validation at step {step}: {shown}  score {score:.4f}")
 
     def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if not self._primary:
+            return
         finite = {k: (float(v) if v == v else None) for k, v in values.items()}
         note = {"phantom": True} if self.is_phantom else {}
         self._file.write(json.dumps({"step": step, "kind": kind, **note, **finite}) + "\n")

@@ -24,7 +24,8 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     Raises:
       ValueError: if ``fsdp`` does not divide the number of devices.
     """
-    devices = np.asarray(jax.devices())
+    # By process: each one's rows of a batch lie together, in the order of the processes.
+    devices = np.asarray(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
     if fsdp < 1 or devices.size % fsdp:
         raise ValueError(f"config.mesh.fsdp={fsdp} does not divide the {devices.size} devices.")
     return Mesh(devices.reshape(-1, fsdp), AXES)

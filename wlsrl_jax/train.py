@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wlsrl_jax import checkpoint, environment, evaluate
+from wlsrl_jax import checkpoint, environment, evaluate, example_ids, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data import pipeline
@@ -24,7 +24,7 @@ from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.run_log import PHANTOM_NOTE, RunLog
 from wlsrl_jax.setup_run import Run, build_run
 from wlsrl_jax.sharding import batch_sharding, replicated, state_sharding, to_global
-from wlsrl_jax.workdir import check_config, keep_lines, locked, read_json, write_json
+from wlsrl_jax.workdir import check_config, held, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -49,32 +49,29 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
       ValueError: for a wrong config or a workdir of another run.
     """
     check_fields(config)
-    print(f"devices: {environment.check_devices(config.require_accelerator)}", flush=True)
+    processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
     results = workdir / "metrics.json"
-    if (workdir / "config.json").exists():
-        check_config(workdir / "config.json", json.loads(config.to_json()))
-    if results.exists():
+    with processes.agreed():
+        if (workdir / "config.json").exists():
+            check_config(workdir / "config.json", json.loads(config.to_json()))
+    if processes.from_primary(results.exists()):
         document = read_json(results)
-        print(f"{workdir}: finished run")
+        processes.say(f"{workdir}: finished run")
+    else:
+        with processes.agreed():
+            run = build_run(config)
+        stop = processes.agree_on(stop)
+        stop.check()
+        with held(workdir):
+            with processes.agreed():
+                _check_data(run, workdir)
+            weights = None
+            if config.init_from and not checkpoint.saved_steps(workdir / "checkpoints"):
+                weights = _read_source(config.init_from)
+            document = _train(run, workdir, stop, weights)
+    if processes.is_primary():
         print_results(document)
-        return document
-    run = build_run(config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"--workdir={workdir} cannot be made ({error.strerror}); choose another."
-        ) from None
-    with locked(workdir):
-        _check_data(run, workdir)
-        weights = None  # read before anything is written: a wrong init_from leaves no run behind
-        if config.init_from and not checkpoint.saved_steps(workdir / "checkpoints"):
-            weights = _read_source(config.init_from)
-        if jax.process_index() == 0:
-            _describe_run(run, workdir)
-        document = _train(run, workdir, stop, weights)
-    print_results(document)
-    print(f"results: {results}")
+        print(f"results: {results}", flush=True)
     return document
 
 
@@ -96,6 +93,8 @@ def _read_source(source: str) -> dict[str, Any]:
 
 
 def _describe_run(run: Run, workdir: Path) -> None:
+    if not processes.is_primary():
+        return
     if not (workdir / "config.json").exists():
         write_json(workdir / "environment.json", environment.describe())
         write_json(workdir / "config.json", json.loads(run.config.to_json()))  # last: the mark
@@ -147,19 +146,20 @@ def _train(
             seed=config.seed,
             ema_decay=config.optimizer.ema_decay,
             accumulation=config.optimizer.accumulation,
+            skip_not_finite=config.on_nan == "skip",
         ),
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
-    restored = checkpoint.restore_latest(manager, shapes, mesh, iterator)
+    restored = checkpoint.restore_latest(manager, shapes, mesh)
     history, step = [], 0
     if restored is not None:
-        iterator, step = restored.iterator, restored.step
+        step = restored.step
+        iterator.set_state({"next_index": restored.global_batches})
         history = checkpoint.read_history(workdir, step)
-        print(f"going on from step {step} of {run.total_steps}", flush=True)
+        processes.say(f"going on from step {step} of {run.total_steps}")
     predict = jax.jit(steps.make_predict_step(run.model))
-    ids_path = workdir / "example_ids.jsonl"
-    keep_lines(ids_path, lambda line: line["step"] <= step)
+    example_ids.forget_after(workdir, step)
     eval_every = run.every(config.eval.every_epochs)
 
     def due(step: int, every: int) -> bool:
@@ -176,11 +176,11 @@ def _train(
         state = initial.result() if restored is None else restored.state
         if weights is not None:
             state = _take_over(state, weights, config.init_from)
-        window: list[dict[str, jax.Array]] = []
-        window_start, first = time.monotonic(), True
+        window: list[_Done] = []
+        window_start, began = time.monotonic(), step
 
-        def report(step: int, window: list[dict[str, jax.Array]]) -> None:
-            values = _mean(window, step)
+        def report(step: int, window: list[_Done]) -> None:
+            values = _mean(window, config.on_nan, manager)
             seconds = time.monotonic() - window_start
             run_log.train(step, values, len(window) * config.batch_size / seconds)
 
@@ -194,39 +194,42 @@ def _train(
                     run_log.evaluation(step, entry["results"], entry["score"])
                     history = [*history, entry]
                     checkpoint.write_history(workdir, history)
-                    checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
+                    checkpoint.save(manager, state, history, keep=config.checkpoint.keep)
                     window_start, window = time.monotonic(), []
                 elif due(step, config.checkpoint.every_steps):
-                    checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
+                    checkpoint.save(manager, state, history, keep=config.checkpoint.keep)
                 stop.check()
             except PreemptedError as error:
+                if window:
+                    report(step, window)
                 if step > 0:
-                    checkpoint.save(manager, state, iterator, history, keep=config.checkpoint.keep)
-                    manager.wait_until_finished()
+                    checkpoint.save(manager, state, history, keep=config.checkpoint.keep)
+                    checkpoint.wait(manager)
                     run_log.say(f"{error}: saved step {step}; the same command goes on from there")
                 raise
             if step == run.total_steps:
                 break
             batch = next(iterator)
-            if config.log_example_ids:
-                with ids_path.open("a", encoding="utf-8") as file:
-                    line = {"step": step + 1, "ids": batch["id"].tolist()}
-                    file.write(json.dumps(line) + "\n")
             state, metrics = step_fn(
                 state, to_global(pipeline.device_batch(batch, run.tasks), mesh)
             )
             step += 1
-            if first:
+            done = _Done(step, batch["id"], metrics)
+            if step == began + 1:
                 jax.block_until_ready(metrics)
+                _mean([done], config.on_nan, manager)  # not finite: nothing is written
+                _describe_run(run, workdir)
                 run_log.first_step_done(step)
-                window_start, first = time.monotonic(), False
-                continue
-            # Metrics are read when the next step is under way, so the device never waits.
-            if window and (step - 1) % config.log_every == 0:
-                report(step - 1, window)
-                window_start, window = time.monotonic(), []
-            window.append(metrics)
-        manager.wait_until_finished()
+                window_start = time.monotonic()
+            if config.log_example_ids:
+                example_ids.record(workdir, step, batch["id"])
+            if step > began + 1:
+                # Metrics are read when the next step is under way, so the device never waits.
+                if window and (step - 1) % config.log_every == 0:
+                    report(step - 1, window)
+                    window_start, window = time.monotonic(), []
+                window.append(done)
+        checkpoint.wait(manager)
         return _finish(run, workdir, manager, history, shapes, predict, stop, run_log)
 
 
@@ -261,20 +264,46 @@ def _take_over(state: steps.TrainState, weights: dict[str, Any], source: str) ->
             "model; check config.model."
         )
     for name in fresh + fresh_stats:
-        print(f"init_from: {name} starts afresh (absent there or of another shape)")
+        processes.say(f"init_from: {name} starts afresh (absent there or of another shape)")
     copy = jax.tree.map(lambda x: x.copy(), {"params": params, "batch_stats": stats})
     return dataclasses.replace(state, params=params, batch_stats=stats, ema=copy)
 
 
-def _mean(window: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    fetched = jax.device_get(window)
-    values = {k: float(np.mean([m[k] for m in fetched])) for k in fetched[0]}
-    if not math.isfinite(values["loss"]):
-        raise ValueError(
-            f"the loss is {values['loss']} within the {len(window)} steps up to step {step}. "
-            "Lower config.optimizer.learning_rate and start in another --workdir."
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """A step that was started: its number, the ids of this process's rows, what it gives."""
+
+    step: int
+    ids: np.ndarray
+    metrics: dict[str, jax.Array]
+
+
+def _mean(window: list[_Done], on_nan: str, manager: Any) -> dict[str, float]:
+    """Mean metrics of steps, skipped ones left out.
+
+    Raises:
+      ValueError: for a loss or gradient that is not finite, unless such steps are skipped; names
+        the step, the examples and the last checkpoint.
+    """
+    fetched = jax.device_get([done.metrics for done in window])
+    good = [m for m in fetched if math.isfinite(m["loss"]) and math.isfinite(m["gradient_norm"])]
+    skipped = len(fetched) - len(good)
+    if skipped and on_nan == "stop":
+        done, metrics = next(
+            pair for pair in zip(window, fetched, strict=True) if pair[1] not in good
         )
-    return values
+        ids = [name for part in processes.gather(done.ids.tolist()) for name in part]
+        checkpoint.wait(manager)
+        last = checkpoint.last_step(manager)
+        raise ValueError(
+            f"step {done.step}: the loss is {metrics['loss']}, the gradient's norm "
+            f"{metrics['gradient_norm']}. The batch: {', '.join(ids)}. The last good checkpoint "
+            f"is {'none' if last is None else f'{manager.directory}/{last}'}. Lower "
+            "config.optimizer.learning_rate in another --workdir, look at these images, or set "
+            "config.on_nan=skip."
+        )
+    values = {k: float(np.mean([m[k] for m in good or fetched])) for k in fetched[0]}
+    return {**values, "skipped_steps": skipped} if skipped else values
 
 
 def _predict(run: Run, predict: Any, variables: Any, split: str, stop: StopRequest) -> Any:
@@ -323,7 +352,6 @@ def _finish(
         f"testing step {best['step']}, the best of {len(history)} evaluations on validation"
     )
     splits = {s: _predict(run, predict, selected.ema, s, stop) for s in ("validation", "test")}
-    evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
     document = results_document(
         run.tasks,
         splits,
@@ -336,5 +364,7 @@ def _finish(
             "rule": "highest mean validation score, the earliest of equals",
         },
     )
-    write_json(workdir / "metrics.json", document)
+    if processes.is_primary():
+        evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
+        write_json(workdir / "metrics.json", document)
     return document

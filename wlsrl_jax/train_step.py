@@ -79,6 +79,7 @@ def make_train_step(
     seed: int,
     ema_decay: float = 0.0,
     accumulation: int = 1,
+    skip_not_finite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step that minimises ``sum_t lambda_t * sum(m l_t) / sum(m d_t)``.
 
@@ -94,6 +95,8 @@ def make_train_step(
       seed: seed of dropout; step ``s`` uses ``fold_in(key(seed), s)``.
       ema_decay: decay of the moving average, warmed up; 0 keeps the last parameters.
       accumulation: number of micro-batches; divides the batch.
+      skip_not_finite: leave everything but the step count as it is where the loss or the
+        gradient's norm is not finite.
 
     Returns:
       A pure function of (state, batch) where batch holds "image" uint8
@@ -166,7 +169,12 @@ def make_train_step(
         )
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
         metrics |= {f"loss/{task}": value for task, value in per_task.items()}
-        return TrainState(state.step + 1, params, stats, opt_state, ema), metrics
+        new = TrainState(state.step + 1, params, stats, opt_state, ema)
+        if skip_not_finite:
+            good = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
+            kept = jax.tree.map(lambda after, before: jnp.where(good, after, before), new, state)
+            new = kept.replace(step=new.step)
+        return new, metrics
 
     return step_fn
 

@@ -7,13 +7,21 @@ import fcntl
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from wlsrl_jax import processes
+
+LOCK = ".lock"
+
 # Fields that may change between the parts of one run, for they change no result.
 FREE_FIELDS = (
     "log_every",
+    "on_nan",
     "require_accelerator",
     "eval.dataset",
     "eval.split",
@@ -65,19 +73,49 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this process; the kernel lets go of it however we end.
+def held(workdir: Path) -> Iterator[None]:
+    """Makes the workdir and holds it for this run; the kernel lets go of it however we end.
+
+    Process 0 holds it for all processes of the run.
 
     Raises:
-      ValueError: if another process holds it.
+      ValueError: if it cannot be made or written, if another run holds it, or if the processes
+        do not see the same directory.
     """
-    with (workdir / ".lock").open("w") as file:
+    token = processes.from_primary(uuid.uuid4().hex)
+    with contextlib.ExitStack() as stack:
+        with processes.agreed():
+            if processes.is_primary():
+                stack.enter_context(_locked(workdir, token))
+        with processes.agreed():
+            path = workdir / LOCK
+            if not path.exists() or path.read_text() != token:
+                raise ValueError(
+                    f"--workdir={workdir} is not the same directory for process "
+                    f"{jax.process_index()} as for process 0; use one that all hosts share."
+                )
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path, token: str) -> Iterator[None]:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a")
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be made or written ({error.strerror}); choose another."
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ValueError(
                 f"{workdir} is in use by another run; wait for it or use another --workdir."
             ) from None
+        file.truncate(0)
+        file.write(token)
+        file.flush()
         yield
 
 

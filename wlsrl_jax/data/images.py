@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MIN_SIDE = 16
-MAX_PIXELS = 120_000_000  # a 10 k x 12 k photograph; more is a mistake or an attack
+MAX_BYTES = 256 * 2**20
+MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 
@@ -39,7 +41,7 @@ def decode(data: bytes, channels: int) -> np.ndarray:
     if not data:
         raise BadImageError("the file is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
@@ -52,9 +54,26 @@ def decode(data: bytes, channels: int) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise BadImageError(f"too many pixels ({error})") from None
     except Image.UnidentifiedImageError:
-        raise BadImageError("not an image in any known format, whatever its name says") from None
+        raise BadImageError(
+            f"not one of {', '.join(FORMATS)}, whatever its name says, or damaged"
+        ) from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged data
         raise BadImageError(f"truncated or damaged ({error})") from None
+
+
+def read_file(path: Path) -> bytes:
+    """Reads an image file.
+
+    Raises:
+      BadImageError: if it cannot be read or is larger than any image.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise BadImageError(f"{size:,} bytes are more than {MAX_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read ({error.strerror})") from None
 
 
 def _to_uint8(image: Image.Image, channels: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from rich.table import Table
 import wlsrl_jax
 from wlsrl_jax.data.builders import all_specs, get_spec
 from wlsrl_jax.data.builders.common import DatasetSpec, Problem, Record
-from wlsrl_jax.data.images import BadImageError, decode, presize
+from wlsrl_jax.data.images import BadImageError, decode, presize, read_file
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.splits import (
     DEFAULT_FRACTIONS,
@@ -63,15 +63,11 @@ def _ordered_map(function: Callable[..., Any], values: Sequence[Any]) -> Iterato
 def _inspect(source: Path, modality: str, record: Record) -> tuple[str, int, str]:
     """(SHA-256, bytes, why the image is bad or "") of a file."""
     try:
-        data = (source / record.path).read_bytes()
-    except OSError as error:
-        return "", 0, f"cannot be read ({error.strerror})"
-    try:
+        data = read_file(source / record.path)
         decode(data, 1 if modality == "oct" else 3)
-        reason = ""
     except BadImageError as error:
-        reason = str(error)
-    return hashlib.sha256(data).hexdigest(), len(data), reason
+        return "", 0, str(error)
+    return hashlib.sha256(data).hexdigest(), len(data), ""
 
 
 def collect(spec: DatasetSpec, source: Path) -> tuple[list[dict[str, Any]], list[Problem]]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,12 @@ class PreparedSource:
       directory: of the prepared data set.
       split: its name.
       labels: ``[N]`` in record order.
+      ids: ``N`` ids in record order.
     """
 
-    def __init__(self, directory: Path, split: str, labels: np.ndarray) -> None:
+    def __init__(self, directory: Path, split: str, labels: np.ndarray, ids: Sequence[str]) -> None:
         self.directory, self.split = directory, split
-        self._labels = labels
+        self._labels, self._ids = labels, ids
         self._records: Any = tfds.builder_from_directory(str(directory)).as_data_source(split)
         if len(self._records) != len(labels):
             raise ValueError(
@@ -60,7 +61,19 @@ class PreparedSource:
         return self._labels
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._records[index]
+        """Reads an example.
+
+        Raises:
+          ValueError: if its record is damaged, naming it.
+        """
+        try:
+            record = self._records[index]
+        except Exception as error:  # ArrayRecord, protobuf and the decoder raise many kinds
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+            raise ValueError(
+                f"{self.directory}: record {index} of split {self.split} ({self._ids[index]}) is "
+                f"damaged ({reason}); prepare the data again with --overwrite."
+            ) from error
         return {
             "image": record["image"],
             "label": int(record["label"]),
@@ -112,13 +125,15 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
     try:
         manifest = json.loads(content)
         labels: dict[str, list[int]] = {name: [] for name in manifest["splits"]}
+        ids: dict[str, list[str]] = {name: [] for name in manifest["splits"]}
         for image in manifest["images"]:
             labels[image["split"]].append(manifest["classes"].index(image["class"]))
+            ids[image["split"]].append(image["id"])
     except (json.JSONDecodeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
         )
-    splits = {s: PreparedSource(directory, s, np.asarray(v)) for s, v in labels.items()}
+    splits = {s: PreparedSource(directory, s, np.asarray(v), ids[s]) for s, v in labels.items()}
     return PreparedDataset(
         name,
         manifest["modality"],

@@ -11,6 +11,7 @@ from wlsrl_jax.data.images import is_image_name
 from wlsrl_jax.tasks import DR_GRADES
 
 _IGNORED = ("thumbs.db", "desktop.ini")
+MAX_TABLE_BYTES = 512 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             f"{path} is missing; it is the table with the columns "
             f"{', '.join(columns)}. Check --source."
         )
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_TABLE_BYTES:,} bytes: no table of labels.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -111,19 +114,30 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
     """Lists the images directly in a folder, by name; anything else in it is a problem.
 
+    Links are followed as long as they stay in the source folder.
+
     Raises:
       ValueError: if the folder is missing or has no image.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing; check --source.")
     files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    images = [p for p in files if p.is_file() and is_image_name(p)]
+    root = source.resolve()
+    if not folder.resolve().is_relative_to(root):
+        raise ValueError(f"{folder} is a link that leaves --source; copy the folder.")
+    outside = {p for p in files if p.is_symlink() and not p.resolve().is_relative_to(root)}
+    images = [p for p in files if p not in outside and p.is_file() and is_image_name(p)]
     problems = [
-        Problem(p.relative_to(source).as_posix(), "not an image file; move it elsewhere")
+        Problem(
+            p.relative_to(source).as_posix(),
+            "a link that leaves --source; copy the file"
+            if p in outside
+            else "not an image file; move it elsewhere",
+        )
         for p in files
         if p not in set(images) and p.name.lower() not in _IGNORED
     ]
-    if not images:
+    if not images and not outside:
         raise ValueError(f"{folder} has no image; check that the download is complete.")
     return images, problems
 
