@@ -176,13 +176,15 @@ def disturbed_run(
     flags = ELASTIC if kind == "elastic" else ()
     topology = rng.choice(list(TOPOLOGIES)) if kind == "elastic" else kind
     saved: int | None = None
+    broken: set[int] = set()  # until a start has set them aside
     while True:
         if kind == "elastic" and story.starts and rng.random() < 0.7:
             topology = rng.choice([t for t in TOPOLOGIES if t != topology])
             story.faults.append(f"to {topology}")
-        before = complete_steps(workdir)
+        before = [s for s in complete_steps(workdir) if s not in broken]
         if story.starts and len(before) > 1 and rng.random() < 0.2:
-            damage(workdir, before.pop())
+            broken.add(before.pop())
+            damage(workdir, max(broken))
             story.faults.append("damaged")
             saved = None
         attempt = Attempt(workdir, topology, flags)
@@ -195,6 +197,8 @@ def disturbed_run(
         statuses, text = attempt.statuses(), attempt.text()
         going_on = re.search(r"going on from step (\d+)", text)
         step = int(going_on[1]) if going_on else 0
+        if going_on:
+            broken.clear()
         due = max([*before, saved or 0])
         if (going_on or "first step done" in text) and step < due:
             story.problems.append(f"went on from step {step}, {due} was complete")

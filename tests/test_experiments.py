@@ -12,11 +12,13 @@ from tests.tiny import ROOT
 LAUNCH = ROOT / "experiments" / "launch"
 
 
-def test_disturbed_runs_lose_nothing():
-    command = [sys.executable, "experiments/chaos.py", "--runs=3", "--faults=3", "--seed=1"]
+@pytest.mark.parametrize(("kind", "runs"), [("1x1", 2), ("2x1", 1)])
+def test_disturbed_runs_lose_nothing(kind, runs):
+    command = [sys.executable, "experiments/chaos.py", f"--kinds={kind}", f"--runs={runs}",
+               "--faults=3", "--seed=1"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"[1-9]\d* faults in 3 runs, 0 runs lost something", done.stdout), done.stdout
+    assert re.search(r"[1-9]\d* faults in \d runs, 0 runs lost something", done.stdout), done.stdout
 
 
 def test_damaged_inputs_are_read_or_refused():
