@@ -13,7 +13,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MIN_SIDE = 16
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 
@@ -55,7 +55,7 @@ def decode(data: bytes, channels: int) -> np.ndarray:
         raise BadImageError(f"too many pixels ({error})") from None
     except Image.UnidentifiedImageError:
         raise BadImageError(
-            f"not one of {', '.join(FORMATS)}, whatever its name says, or damaged"
+            f"not an image in any known format ({', '.join(FORMATS)}), whatever its name says"
         ) from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged data
         raise BadImageError(f"truncated or damaged ({error})") from None
