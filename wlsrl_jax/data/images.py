@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MIN_SIDE = 16
 MAX_BYTES = 256 * 2**20
+MAX_SIDE = 12_000  # a fundus photograph is laid on a square
 MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -45,6 +46,8 @@ def decode(data: bytes, channels: int) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+            if max(width, height) > MAX_SIDE:
+                raise BadImageError(f"{width}x{height} pixels; a side is above {MAX_SIDE:,} pixels")
             if min(width, height) < MIN_SIDE:
                 raise BadImageError(f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels")
             image.load()
