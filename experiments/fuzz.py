@@ -175,9 +175,8 @@ def main() -> int:
     for failure in failures:
         print(failure)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{sum(counts.values()) + len(failures)} inputs, {len(failures)} failures, peak memory {peak:.0f} MiB"
-    )
+    tried = sum(counts.values()) + len(failures)
+    print(f"{tried} inputs, {len(failures)} failures, peak memory {peak:.0f} MiB")
     return int(bool(failures))
 
 

@@ -3,7 +3,13 @@
 python experiments/benchmarks/checkpoint.py --json=checkpoint.json
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from wlsrl_jax.huge_pages import restart_with_huge_pages
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
 
 import tempfile
 import time
@@ -13,12 +19,9 @@ from typing import Any
 from harness import parser, show, spread
 from nets import Net, jax_pieces
 
-from wlsrl_jax.huge_pages import restart_with_huge_pages
-
 
 def main() -> None:
     """Runs the benchmark."""
-    restart_with_huge_pages()
     options = parser(__doc__ or "")
     options.add_argument("--steps", type=int, default=100, help="between two saves")
     options.add_argument("--size", type=int, default=64)
