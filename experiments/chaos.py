@@ -182,7 +182,8 @@ def disturbed_run(
             topology = rng.choice([t for t in TOPOLOGIES if t != topology])
             story.faults.append(f"to {topology}")
         before = [s for s in complete_steps(workdir) if s not in broken]
-        if story.starts and len(before) > 1 and rng.random() < 0.2:
+        unfinished = not (workdir / "metrics.json").exists()  # else nobody reads it again
+        if story.starts and unfinished and len(before) > 1 and rng.random() < 0.2:
             broken.add(before.pop())
             damage(workdir, max(broken))
             story.faults.append("damaged")

@@ -63,7 +63,8 @@ echo "scontrol $*"
 def test_slurm_jobs_are_queued_again_only_when_they_can_go_on(
     script, status, restarts, code, requeued, tmp_path
 ):
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    python = "#!/bin/bash\n"
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("python", python)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     sweep = tmp_path / "sweep.txt"

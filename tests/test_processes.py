@@ -88,29 +88,27 @@ def test_processes_equal_devices(count, devices, four_devices, tmp_path):
 
 
 def test_stopped_and_gone_on_elsewhere(four_devices, tmp_path):
-    """4 devices -> 2 x 2 -> 1 x 1 -> 1 x 8, and fsdp 4 -> 1 -> 4.
+    """8 devices -> 1 -> 2 processes of 2 -> 8, and fsdp 4 -> 1 -> 2 -> 4.
 
     A signal to one process stops all of them.
     """
     workdir = tmp_path / "run"
     flags = tiny_flags(**LONG)
-    process = one(workdir, 4, *flags, "--config.mesh.fsdp=4")
+    process = one(workdir, 8, *flags, "--config.mesh.fsdp=4")
     said(process, r"^step 1\d/")
     process.send_signal(signal.SIGTERM)
     assert "saved step" in ended(process, 75)
-    process = launch(workdir, 2, 2, *flags, "--config.mesh.fsdp=1")
-    head = said(process, r"^step 2\d/")
-    assert re.search(r"going on from step 1\d", head), head
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)  # process 1
-    assert "SIGTERM: saved step 2" in ended(process, 75)
     process = one(workdir, 1, *flags)
-    assert re.search(r"going on from step 2\d", said(process, r"^step 3\d/"))
+    assert re.search(r"going on from step 1\d", said(process, r"^step 2\d/"))
     process.send_signal(signal.SIGINT)
     ended(process, 75)
-    assert re.search(
-        r"going on from step 3\d", ended(one(workdir, 8, *flags, "--config.mesh.fsdp=4"))
-    )
+    process = launch(workdir, 2, 2, *flags, "--config.mesh.fsdp=2")
+    assert re.search(r"going on from step 2\d", said(process, r"^step 3\d/"))
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)  # process 1
+    assert "SIGTERM: saved step 3" in ended(process, 75)
+    process = one(workdir, 8, *flags, "--config.mesh.fsdp=4")
+    assert re.search(r"going on from step 3\d", ended(process))
     assert_equal_within_rounding(workdir, four_devices)
 
 

@@ -17,6 +17,11 @@
 #SBATCH --output=slurm-%j.out
 set -uo pipefail
 
+if ! python -c 'import wlsrl_jax'; then
+  echo "activate the environment that wlsrl_jax is installed in before calling sbatch" >&2
+  exit 2
+fi
+
 # In the directory and environment that sbatch was called in; the workdir must be on a shared disk.
 srun --kill-on-bad-exit=0 python -m wlsrl_jax.main "$@"
 status=$?

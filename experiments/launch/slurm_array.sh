@@ -19,6 +19,11 @@
 #SBATCH --output=slurm-%A-%a.out
 set -uo pipefail
 
+if ! python -c 'import wlsrl_jax'; then
+  echo "activate the environment that wlsrl_jax is installed in before calling sbatch" >&2
+  exit 2
+fi
+
 if [ $# -lt 2 ] || [ ! -r "$1" ]; then
   echo "usage: sbatch --array=1-N slurm_array.sh FILE_OF_FLAGS FLAGS..." >&2
   exit 2
