@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,12 @@ def said(process, pattern):
         if re.search(pattern, line):
             return "".join(lines)
     raise AssertionError("".join(lines))
+
+
+def started_by(process):
+    """Process numbers of the run's processes, in their order."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(p) for p in children.read_text().split()]
 
 
 def losses(workdir):
@@ -104,8 +111,7 @@ def test_stopped_and_gone_on_elsewhere(four_devices, tmp_path):
     ended(process, 75)
     process = launch(workdir, 2, 2, *flags, "--config.mesh.fsdp=2")
     assert re.search(r"going on from step 2\d", said(process, r"^step 3\d/"))
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)  # process 1
+    os.kill(started_by(process)[1], signal.SIGTERM)
     assert "SIGTERM: saved step 3" in ended(process, 75)
     process = one(workdir, 8, *flags, "--config.mesh.fsdp=4")
     assert re.search(r"going on from step 3\d", ended(process))
@@ -121,8 +127,7 @@ def test_the_others_leave_when_one_is_lost(number, victim, tmp_path):
     flags = [*tiny_flags(**{**LONG, "num_epochs": 5000.0}), "--config.eval.every_epochs=1000"]
     process = launch(workdir, 2, 1, *flags)
     said(process, r"^step 1\d/")
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    pids = [int(p) for p in children.stdout.split()]
+    pids = started_by(process)
     began = time.monotonic()
     os.kill(pids[victim], number)
     wake = threading.Timer(60, os.kill, (pids[victim], signal.SIGKILL))
