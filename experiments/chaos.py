@@ -66,7 +66,10 @@ class Attempt:
         arguments = [f"--config={config}", f"--workdir={workdir}", *FLAGS, *flags]
         processes, devices = TOPOLOGIES[topology]
         if processes > 1:
-            self.processes = local.start(processes, devices, arguments)
+            # One that was killed at the start is waited for.
+            self.processes = local.start(
+                processes, devices, [*arguments, "--initialization_timeout=30"]
+            )
         else:
             forced = f"--xla_force_host_platform_device_count={devices}"
             self.processes = [subprocess.Popen(

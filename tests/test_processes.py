@@ -73,7 +73,7 @@ def assert_equal_within_rounding(a, b):
     left, right = state_of(a), state_of(b)
     for name, array in left.items():
         scale = max(float(np.abs(array).max()), 1e-3)
-        np.testing.assert_allclose(right[name], array, atol=1e-4 * scale, err_msg=name)
+        np.testing.assert_allclose(right[name], array, atol=5e-4 * scale, err_msg=name)
     for one_, other in zip(read_predictions(a), read_predictions(b)):
         assert one_["id"] == other["id"]
         np.testing.assert_allclose(float(one_["TO1/CNV"]), float(other["TO1/CNV"]), atol=1e-4)
@@ -146,6 +146,21 @@ def test_the_others_leave_when_one_is_lost(number, victim, tmp_path):
     # JAX itself is first to notice that process 0 has died.
     assert f"process {1 - victim} of 2: " in output or "another task died" in output, output
     assert seconds < processes.LOST_SECONDS + 15
+
+
+def test_others_that_do_not_come(tmp_path):
+    together = ["--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=1"]
+    flags = [*tiny_flags(), *together, "--initialization_timeout=12"]
+    process = start(tmp_path / "run", *flags)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 76, output
+    assert "process 1 of 2: waiting for the others for 10 s" in output
+    assert "process 1 of 2: the others did not come within 12 s" in output
+    process = start(tmp_path / "run", *flags)
+    said(process, "waiting for")
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM" in ended(process, 75)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_of_one_process_ends_all(tmp_path, four_devices):

@@ -48,12 +48,21 @@ _COORDINATOR = flags.DEFINE_string(
 _COUNT = flags.DEFINE_integer(
     "num_processes", os.environ.get("JAX_NUM_PROCESSES"), "Processes of the run."
 )
+_TIMEOUT = flags.DEFINE_integer(
+    "initialization_timeout", 300, "Seconds to wait for the other processes at the start."
+)
 _INDEX = flags.DEFINE_integer(
     "process_id", os.environ.get("JAX_PROCESS_ID"), "Of this process, from 0."
 )
 
 
 def _main(argv: list[str]) -> int:
+    status = _run(argv)
+    processes.finish(status)
+    return status
+
+
+def _run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; every flag starts with --")
     stop = StopRequest()
@@ -68,7 +77,11 @@ def _main(argv: list[str]) -> int:
     workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.data.dataset}")
     try:
         processes.initialize(
-            _COORDINATOR.value, _COUNT.value, _INDEX.value, detect=_DISTRIBUTED.value
+            _COORDINATOR.value,
+            _COUNT.value,
+            _INDEX.value,
+            detect=_DISTRIBUTED.value,
+            timeout=_TIMEOUT.value,
         )
         if jax.default_backend() == "cpu" and jax.device_count() == 1:
             load_in_background()  # a compiler may have to run for seconds

@@ -15,18 +15,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from wlsrl_jax.preemption import PreemptedError, StopRequest
+from wlsrl_jax.preemption import EXIT_PREEMPTED, SIGNALS, PreemptedError, StopRequest
 
 EXIT_LOST_PROCESS = 76
 """Exit status of a process that left because another one of the run had gone."""
 
 BEAT_SECONDS = 2.0
 LOST_SECONDS = 30.0  # without a sign of life
+TELL_SECONDS = 10.0  # between two lines about waiting for the others
 
 
 class AgreedError(ValueError):
@@ -39,6 +40,7 @@ def initialize(
     index: int | None = None,
     *,
     detect: bool = False,
+    timeout: int = 300,
 ) -> None:
     """Joins the other processes of the run, if there are any; call before JAX is used.
 
@@ -50,6 +52,7 @@ def initialize(
       index: of this one.
       detect: let JAX find the three where nothing in the environment tells of others, as on
         Cloud TPU VMs.
+      timeout: how long to wait for the others, seconds; then this process leaves.
 
     Raises:
       ValueError: if only some are given, or they do not fit.
@@ -79,9 +82,45 @@ def initialize(
     else:
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM over
-    jax.distributed.initialize(**arguments)
+    _join(arguments, timeout, "this process" if index is None else f"process {index} of {count}")
     if jax.process_count() > 1:
         _Watch().start()
+
+
+def _join(arguments: dict[str, Any], timeout: int, who: str) -> None:
+    """Waits for the others, speaking now and then; a signal or the end of time ends the process.
+
+    JAX waits in compiled code that no signal handler interrupts, and aborts in the end.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    joined = threading.Event()
+    watcher = threading.Thread(target=_while_waiting, args=(joined, timeout, who), daemon=True)
+    watcher.start()
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=timeout + 60)
+    finally:
+        joined.set()
+        watcher.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _while_waiting(joined: threading.Event, timeout: int, who: str) -> None:
+    start, told = time.monotonic(), 0.0
+    while not joined.is_set():
+        caught = signal.sigtimedwait(SIGNALS, 0.1)
+        if caught and joined.is_set():
+            os.kill(os.getpid(), caught.si_signo)  # for the one who looks at it from now on
+        elif caught:
+            name = signal.Signals(caught.si_signo).name
+            print(f"{who}: stopped by {name}; start again with the same command", file=sys.stderr,
+                  flush=True)  # fmt: skip
+            os._exit(EXIT_PREEMPTED)
+        waited = time.monotonic() - start
+        if waited > timeout:
+            _leave(who, f"the others did not come within {timeout} s")
+        if waited - told > TELL_SECONDS:
+            told = waited
+            print(f"{who}: waiting for the others for {waited:.0f} s", file=sys.stderr, flush=True)
 
 
 def launched_with_others() -> bool:
@@ -239,11 +278,25 @@ def is_lost(error: BaseException | None) -> bool:
     return False
 
 
-def leave(reason: str) -> None:
+def finish(status: int) -> None:
+    """Ends a process of several together with the others; does nothing for one alone."""
+    if not jax.distributed.is_initialized():
+        return
+    jax.distributed.shutdown()  # waits for the others
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the watch may be in a call that does not outlive the interpreter
+
+
+def leave(reason: str) -> NoReturn:
     """Ends this process at once: what it would wait for will not come."""
+    _leave(f"process {jax.process_index()} of {jax.process_count()}", reason)
+
+
+def _leave(who: str, reason: str) -> NoReturn:
     print(
-        f"process {jax.process_index()} of {jax.process_count()}: {reason}; start the run again "
-        "with the same command, it goes on from its last checkpoint",
+        f"{who}: {reason}; start the run again with the same command, it goes on from its last "
+        "checkpoint",
         file=sys.stderr,
         flush=True,
     )
