@@ -173,8 +173,9 @@ def test_an_error_of_one_process_ends_all(tmp_path, four_devices):
     assert "config.batch_size=15 must be a positive multiple of the 2 devices" in output
 
 
-def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
-    """Each process sees another directory of the same name."""
+@pytest.mark.parametrize("different", [[], ["--config.seed=7"]])
+def test_processes_that_are_not_of_one_run(different, tmp_path):
+    """Each process sees another directory of the same name, or has another config."""
     flags = tiny_flags()
 
     spec = importlib.util.spec_from_file_location("local", ROOT / "experiments/launch/local.py")
@@ -185,12 +186,16 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
     for k in range(2):
         (tmp_path / str(k)).mkdir()
         command = [sys.executable, "-m", "wlsrl_jax.main", f"--config={ROOT}/configs/oct.py", port,
-                   "--workdir=run", "--num_processes=2", f"--process_id={k}", *flags]  # fmt: skip
+                   "--workdir=run", "--num_processes=2", f"--process_id={k}", *flags,
+                   *(different if k else [])]  # fmt: skip
         running.append(subprocess.Popen(
             command, cwd=tmp_path / str(k), text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}))  # fmt: skip
     outputs = [ended(p, 2) for p in running]
-    assert "is not the same directory for process 1" in outputs[0]
+    if different:
+        assert "process 1 was started with another config than process 0" in outputs[0]
+    else:
+        assert "is not the same directory for process 1" in outputs[0]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def open_manager(directory: Path, *, read_only: bool = False) -> ocp.CheckpointM
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
+        # How long the others wait when a process of several cannot write its part.
+        async_options=ocp.AsyncOptions(timeout_secs=120),
     )
     return ocp.CheckpointManager(directory.resolve(), options=options)
 
@@ -70,14 +72,18 @@ def read_history(workdir: Path, step: int) -> History:
     checkpoint of its step was written.
     """
     path = workdir / HISTORY
-    found = read_json(path) if processes.is_primary() and path.exists() else []
+    found = []
+    with processes.agreed():
+        if processes.is_primary() and path.exists():
+            found = read_json(path)
     return [entry for entry in processes.from_primary(found) if entry["step"] <= step]
 
 
 def write_history(workdir: Path, history: History) -> None:
     """Writes the validation results, whole or not at all, from process 0."""
-    if processes.is_primary():
-        write_json(workdir / HISTORY, history)
+    with processes.agreed():
+        if processes.is_primary():
+            write_json(workdir / HISTORY, history)
 
 
 def save(manager: ocp.CheckpointManager, state: Any, history: History, *, keep: int) -> None:
@@ -122,7 +128,7 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        if processes.is_lost(error):
+        if processes.is_lost(error) and not _known_reason(error):
             raise
         complete = _complete_steps(Path(manager.directory))
         last = f"step {complete[-1]} is the last one" if complete else "there is none yet"
@@ -134,6 +140,11 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
 
 def _complete_steps(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def exists_in(directory: Path) -> bool:
+    """Whether process 0 sees a complete checkpoint in a directory."""
+    return processes.from_primary(directory.is_dir() and bool(_complete_steps(directory)))
 
 
 def last_step(manager: ocp.CheckpointManager) -> int | None:
@@ -208,6 +219,8 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
         except _OtherModelError:
             raise
         except Exception as error:  # Orbax raises many kinds for a damaged file
+            if processes.is_lost(error):
+                raise
             problem = _reason(error)
         problems = [p for p in processes.gather(problem) if p is not None]
         if not problems:
@@ -260,12 +273,18 @@ def _name(path: Any) -> str:
 def _reason(error: Exception) -> str:
     """The line of an error that says why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return _known_reason(error) or lines[0][:300]
+
+
+def _known_reason(error: BaseException | None) -> str:
     known = ("No space left", "Disk quota exceeded", "File too large", "Permission denied",
              "Read-only file system")  # fmt: skip
-    for phrase in known:
-        if phrase in str(error):
-            return phrase
-    return lines[0][:300]
+    while error is not None:
+        for phrase in known:
+            if phrase in str(error):
+                return phrase
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _move_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:

@@ -98,6 +98,11 @@ def _join(arguments: dict[str, Any], timeout: int, who: str) -> None:
     watcher.start()
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=timeout + 60)
+    except ValueError as error:
+        raise ValueError(
+            f"the other processes of this launcher cannot be found ({error}); give "
+            "--coordinator_address, --num_processes and --process_id."
+        ) from None
     finally:
         joined.set()
         watcher.join()
@@ -167,6 +172,25 @@ def gather(value: Any) -> list[Any]:
 def from_primary(value: Any) -> Any:
     """Gives every process the JSON value of process 0."""
     return gather(value if is_primary() else None)[0]
+
+
+def check_same(values: dict[str, Any]) -> None:
+    """Checks that all processes were started alike; else they would wait for each other.
+
+    Args:
+      values: what to compare, by name.
+
+    Raises:
+      AgreedError: names what differs, and in which process.
+    """
+    everywhere = gather(values)
+    for index, theirs in enumerate(everywhere):
+        for name, value in everywhere[0].items():
+            if theirs[name] != value:
+                raise AgreedError(
+                    f"process {index} was started with another {name} than process 0; give all "
+                    "processes the same command and code."
+                )
 
 
 @contextlib.contextmanager

@@ -54,8 +54,11 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     with processes.agreed():
         if (workdir / "config.json").exists():
             check_config(workdir / "config.json", json.loads(config.to_json()))
+    if jax.process_count() > 1:
+        own = {"config": json.loads(config.to_json()), "commit": environment.git_commit()}
+        processes.check_same(own)
     if processes.from_primary(results.exists()):
-        document = read_json(results)
+        document = processes.from_primary(read_json(results) if processes.is_primary() else None)
         processes.say(f"{workdir}: finished run")
     else:
         with processes.agreed():
@@ -66,7 +69,7 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
             with processes.agreed():
                 _check_data(run, workdir)
             weights = None
-            if config.init_from and not checkpoint.saved_steps(workdir / "checkpoints"):
+            if config.init_from and not checkpoint.exists_in(workdir / "checkpoints"):
                 weights = _read_source(config.init_from)
             document = _train(run, workdir, stop, weights)
     if processes.is_primary():
@@ -174,7 +177,7 @@ def _train(
                 initial = beside.submit(jax.jit(run.init_state, out_shardings=shardings))
             step_fn.lower(*_step_arguments(run, shapes, shardings)).compile()
         state = initial.result() if restored is None else restored.state
-        if weights is not None:
+        if weights is not None and restored is None:
             state = _take_over(state, weights, config.init_from)
         window: list[_Done] = []
         window_start, began = time.monotonic(), step
@@ -190,7 +193,7 @@ def _train(
                 window_start, window = time.monotonic(), []
             try:
                 if due(step, eval_every) and step not in {e["step"] for e in history}:
-                    entry = _validate(run, predict, state, stop)
+                    entry = processes.from_primary(_validate(run, predict, state, stop))
                     run_log.evaluation(step, entry["results"], entry["score"])
                     history = [*history, entry]
                     checkpoint.write_history(workdir, history)
@@ -218,7 +221,8 @@ def _train(
             if step == began + 1:
                 jax.block_until_ready(metrics)
                 _mean([done], config.on_nan, manager)  # not finite: nothing is written
-                _describe_run(run, workdir)
+                with processes.agreed():
+                    _describe_run(run, workdir)
                 run_log.first_step_done(step)
                 window_start = time.monotonic()
             if config.log_example_ids:
@@ -364,7 +368,8 @@ def _finish(
             "rule": "highest mean validation score, the earliest of equals",
         },
     )
-    if processes.is_primary():
-        evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
-        write_json(workdir / "metrics.json", document)
+    with processes.agreed():
+        if processes.is_primary():
+            evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
+            write_json(workdir / "metrics.json", document)
     return document

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 from wlsrl_jax import processes
 
 LOCK = ".lock"
+SHARED_SECONDS = 30.0  # NFS keeps what it knows of a directory for about so long
 
 # Fields that may change between the parts of one run, for they change no result.
 FREE_FIELDS = (
@@ -88,13 +90,24 @@ def held(workdir: Path) -> Iterator[None]:
             if processes.is_primary():
                 stack.enter_context(_locked(workdir, token))
         with processes.agreed():
-            path = workdir / LOCK
-            if not path.exists() or path.read_text() != token:
+            if not _shows(workdir / LOCK, token):
                 raise ValueError(
                     f"--workdir={workdir} is not the same directory for process "
                     f"{jax.process_index()} as for process 0; use one that all hosts share."
                 )
         yield
+
+
+def _shows(path: Path, token: str) -> bool:
+    """Whether a file has this content, now or as soon as a network file system shows it."""
+    end = time.monotonic() + SHARED_SECONDS
+    while True:
+        with contextlib.suppress(OSError):
+            if path.read_text() == token:
+                return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -116,6 +129,7 @@ def _locked(workdir: Path, token: str) -> Iterator[None]:
         file.truncate(0)
         file.write(token)
         file.flush()
+        os.fsync(file.fileno())  # for the other hosts
         yield
 
 

@@ -10,6 +10,7 @@ Exit status: 0 when all processes end well, 2 for a mistake, 75 where the same c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -47,7 +48,8 @@ def start(processes: int, devices: int, arguments: Sequence[str]) -> list[subpro
     together = [f"--coordinator_address=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     return [
         subprocess.Popen([*command, *together, f"--process_id={k}"], env=env, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         start_new_session=True)  # else Ctrl-C would reach them twice
         for k in range(processes)
     ]  # fmt: skip
 
@@ -55,7 +57,8 @@ def start(processes: int, devices: int, arguments: Sequence[str]) -> list[subpro
 def _pass_on(process: subprocess.Popen[str], prefix: str) -> None:
     assert process.stdout
     for line in process.stdout:
-        print(f"{prefix}{line}", end="", flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the run goes on
+            print(f"{prefix}{line}", end="", flush=True)
 
 
 def wait(running: Sequence[subprocess.Popen[str]]) -> int:
@@ -80,7 +83,8 @@ def wait(running: Sequence[subprocess.Popen[str]]) -> int:
     statuses = [p.returncode for p in running]
     if not any(statuses) or MISTAKE in statuses:
         return max(statuses, key=lambda s: s == MISTAKE)
-    # JAX ends the others with a status of its own when process 0 was killed.
+    if 1 in statuses:
+        return 1
     return 75 if any(s < 0 or s in GO_ON for s in statuses) else 1
 
 

@@ -23,6 +23,7 @@ if ! python -c 'import wlsrl_jax'; then
 fi
 
 # In the directory and environment that sbatch was called in; the workdir must be on a shared disk.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not take it over by itself
 srun --kill-on-bad-exit=0 python -m wlsrl_jax.main "$@"
 status=$?
 
@@ -30,13 +31,13 @@ status=$?
 # or its host was lost. Anything else: killed, or failed. See README, "Clusters".
 case "$status" in
   0 | 2) exit "$status" ;;
-  75 | 76) most=20 ;;
+  75 | 76 | 137) most=20 ;; # srun gives the highest of all processes: 137 is a killed one
   *) most=3 ;;
 esac
 if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then
   echo "exit status $status, restart ${SLURM_RESTART_COUNT:-0}: queued again"
-  scontrol requeue "$SLURM_JOB_ID"
-  exit 0
+  scontrol requeue "$SLURM_JOB_ID" && exit 0
+  exit "$status"
 fi
 echo "exit status $status after ${SLURM_RESTART_COUNT:-0} restarts; giving up" >&2
 exit "$status"

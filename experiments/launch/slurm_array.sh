@@ -35,6 +35,7 @@ if [ "${#line[@]}" -eq 0 ]; then
   exit 2
 fi
 
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not take it over by itself
 srun --kill-on-bad-exit=0 python -m wlsrl_jax.main "$@" "${line[@]}"
 status=$?
 
@@ -42,13 +43,13 @@ status=$?
 # or its host was lost. Anything else: killed, or failed. See README, "Clusters".
 case "$status" in
   0 | 2) exit "$status" ;;
-  75 | 76) most=20 ;;
+  75 | 76 | 137) most=20 ;; # srun gives the highest of all processes: 137 is a killed one
   *) most=3 ;;
 esac
 if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then
   echo "exit status $status, restart ${SLURM_RESTART_COUNT:-0}: queued again"
-  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
-  exit 0
+  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" && exit 0
+  exit "$status"
 fi
 echo "exit status $status after ${SLURM_RESTART_COUNT:-0} restarts; giving up" >&2
 exit "$status"
