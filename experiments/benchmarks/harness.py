@@ -101,6 +101,14 @@ def matrix_product(size: int = 1024) -> tuple[Run, dict[str, Any]]:
     return run, {"flops": 2 * size**3}
 
 
+def _repetitions(candidate: Candidate, seconds: float, case: str) -> int:
+    """How often a computation fits into a turn; the first ones may lie ready in a buffer."""
+    count = 1
+    while (each := candidate.seconds(count, case)) * count < seconds / 4:
+        count *= 4
+    return max(1, round(seconds / each))
+
+
 def interleave(
     candidates: Mapping[str, Candidate], rounds: int, seconds: float, case: str = ""
 ) -> dict[str, list[float]]:
@@ -115,7 +123,7 @@ def interleave(
     Returns:
       Name -> seconds of one repetition, one entry a round.
     """
-    counts = {n: max(1, round(seconds / c.seconds(1, case))) for n, c in candidates.items()}
+    counts = {n: _repetitions(c, seconds, case) for n, c in candidates.items()}
     times: dict[str, list[float]] = {n: [] for n in candidates}
     for k in range(rounds):
         names = list(candidates)
