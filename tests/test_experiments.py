@@ -56,7 +56,7 @@ echo "scontrol $*"
         (75, 20, 75, False),
         (2, 0, 2, False),
         (137, 2, 0, True),
-        (137, 3, 137, False),
+        (1, 3, 1, False),
     ],
 )
 @pytest.mark.parametrize("script", ["slurm.sh", "slurm_array.sh"])
