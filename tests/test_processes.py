@@ -73,7 +73,7 @@ def assert_equal_within_rounding(a, b):
     left, right = state_of(a), state_of(b)
     for name, array in left.items():
         scale = max(float(np.abs(array).max()), 1e-3)
-        np.testing.assert_allclose(right[name], array, atol=5e-4 * scale, err_msg=name)
+        np.testing.assert_allclose(right[name], array, atol=1e-5 + 5e-4 * scale, err_msg=name)
     for one_, other in zip(read_predictions(a), read_predictions(b)):
         assert one_["id"] == other["id"]
         np.testing.assert_allclose(float(one_["TO1/CNV"]), float(other["TO1/CNV"]), atol=1e-4)
