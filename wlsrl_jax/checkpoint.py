@@ -130,8 +130,8 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
     except Exception as error:  # Orbax and TensorStore raise many kinds
         if processes.is_lost(error) and not _known_reason(error):
             raise
-        complete = _complete_steps(Path(manager.directory))
-        last = f"step {complete[-1]} is the last one" if complete else "there is none yet"
+        step = last_step(manager)
+        last = "there is none yet" if step is None else f"step {step} is the last one"
         raise ValueError(
             f"a checkpoint cannot be written to {manager.directory} ({_reason(error)}); {last}. "
             "When that is mended, the same command goes on from there."
