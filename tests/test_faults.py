@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from tests import sources
-from tests.tiny import StopAfter, assert_same_run, run, start, state_of, tiny_config, tiny_flags
+from tests.tiny import (
+    StopAfter,
+    assert_same_run,
+    damaged_octdl,
+    run,
+    start,
+    state_of,
+    tiny_config,
+    tiny_flags,
+)
 from wlsrl_jax import checkpoint, example_ids, setup_run
 from wlsrl_jax.data import phantom, prepare
 from wlsrl_jax.preemption import PreemptedError
@@ -168,14 +177,8 @@ def test_a_stop_does_not_save_what_is_not_finite(infinite, tmp_path):
 
 
 def test_a_damaged_record_is_named(tmp_path):
-    source = sources.octdl(tmp_path / "octdl")
-    manifest = prepare.prepare("octdl", source, str(tmp_path / "data"), size=(32, 32))
-    (records,) = manifest.parent.glob("*train*array_record*")
-    content = bytearray(records.read_bytes())
-    pixels = content.rindex(b"\x89PNG") + 300
-    content[pixels : pixels + 40] = bytes(40)
-    records.write_bytes(content)
-    process = start(tmp_path / "run", *tiny_flags(data__data_dir=str(tmp_path / "data")),
+    data = damaged_octdl(tmp_path)
+    process = start(tmp_path / "run", *tiny_flags(data__data_dir=str(data)),
                     "--config.data.dataset=octdl")  # fmt: skip
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny import ROOT, read_predictions, start, state_of, tiny_flags
+from tests.tiny import ROOT, damaged_octdl, read_predictions, start, state_of, tiny_flags
 from wlsrl_jax import example_ids, processes
 
 LONG = {"num_epochs": 9.0, "log_every": 1, "log_example_ids": True, "optimizer__name": "sgd",
@@ -147,6 +147,33 @@ def test_the_others_leave_when_one_is_lost(number, victim, tmp_path):
     # JAX itself is first to notice that process 0 has died.
     assert f"process {1 - victim} of 2: " in output or "another task died" in output, output
     assert seconds < processes.LOST_SECONDS + 15
+
+
+def test_what_one_process_cannot_read_is_damaged_for_all(tmp_path):
+    """Each process of two holds half of the large arrays, and writes and reads that half alone."""
+    workdir = tmp_path / "run"
+    flags = [*tiny_flags(**{**LONG, "num_epochs": 4.0, "model__preset": "small"}),
+             "--config.mesh.fsdp=2"]  # fmt: skip
+    ended(launch(workdir, 2, 1, *flags))
+    (workdir / "metrics.json").unlink()
+    newest, before = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())[:-3:-1]
+    state = workdir / "checkpoints" / str(newest) / "state"
+    for file in (state / "ocdbt.process_1" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:10])
+    output = ended(launch(workdir, 2, 1, *flags))
+    assert re.search(rf"checkpoints/{newest} cannot be read .*; trying the one before", output)
+    assert f"going on from step {before}" in output
+    assert (workdir / "damaged-checkpoints" / f"{newest}-0").is_dir()
+
+
+def test_a_mistake_that_one_process_meets_ends_all_with_its_status(tmp_path):
+    data = damaged_octdl(tmp_path)
+    flags = [*tiny_flags(data__data_dir=str(data), num_epochs=4.0), "--config.data.dataset=octdl"]
+    process = launch(tmp_path / "run", 2, 1, *flags)
+    output = ended(process, 2)
+    assert len(re.findall(r"(?m)^(?:\[1\] )?error: .* is damaged", output)) == 1, output
+    assert len(re.findall(r"process . of 2: process . has failed: .* is damaged", output)) == 1
+    assert "start the run again" not in output
 
 
 def test_others_that_do_not_come(tmp_path):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tests import sources
 from wlsrl_jax import checkpoint, example_ids
+from wlsrl_jax.data import prepare
 from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.train import train
 
@@ -104,3 +106,15 @@ def assert_same_run(a, b):
 def read_predictions(workdir):
     with (workdir / "predictions.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def damaged_octdl(folder):
+    """A prepared OCTDL with one damaged record in its training split; returns its data_dir."""
+    source = sources.octdl(folder / "octdl")
+    manifest = prepare.prepare("octdl", source, str(folder / "data"), size=(32, 32))
+    (records,) = manifest.parent.glob("*train*array_record*")
+    content = bytearray(records.read_bytes())
+    pixels = content.rindex(b"\x89PNG") + 300
+    content[pixels : pixels + 40] = bytes(40)
+    records.write_bytes(content)
+    return folder / "data"

@@ -103,7 +103,7 @@ def save(manager: ocp.CheckpointManager, state: Any, history: History, *, keep: 
     prune(manager, history, keep)
     if step in manager.all_steps():
         return  # the same state: a run repeats a step bit by bit
-    position = {"global_batches": step, "process_count": jax.process_count()}
+    position = {"global_batches": step}
     with _saving(manager):
         manager.save(
             step,
@@ -166,8 +166,11 @@ def prune(manager: ocp.CheckpointManager, history: History, keep: int) -> None:
         manager.delete(old)
 
 
-def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: Any) -> Any:
-    """Reads the train state of one checkpoint onto ``mesh``, whatever devices wrote it.
+def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: Any) -> Restored:
+    """Reads one checkpoint onto ``mesh``, whatever devices wrote it.
+
+    Nothing here waits for another process before all of them know how it went, so what only
+    one of them cannot read is an error of all.
 
     Args:
       manager: open manager.
@@ -176,18 +179,37 @@ def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: 
       mesh: devices to place it on.
 
     Returns:
-      The train state.
+      Its content.
 
     Raises:
-      Exception: whatever Orbax raises for a damaged or missing checkpoint.
+      DamagedError: on every process, if one cannot read it, with the reason.
+      ValueError: if it is of another model, naming the parameters.
     """
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         state_sharding(mesh, shapes),
     )
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    return manager.restore(step, args=items)["state"]
+    directory = Path(manager.directory).resolve() / str(step)
+    found, problem = None, None
+    try:
+        _check_same_model(directory, shapes)
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as states:
+            state = states.restore(directory / "state", args=ocp.args.StandardRestore(target))
+        with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
+            position = values.restore(directory / "run", args=ocp.args.JsonRestore())
+        found = Restored(step, state, int(position["global_batches"]))
+    except _OtherModelError:
+        raise
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        if processes.is_lost(error):
+            raise
+        problem = _reason(error)
+    problems = [p for p in processes.gather(problem) if p is not None]
+    if problems:
+        raise DamagedError(problems[0])
+    assert found is not None
+    return found
 
 
 def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Restored | None:
@@ -210,29 +232,19 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
     """
     steps = processes.from_primary(sorted(manager.all_steps(), reverse=True))
     for passed, step in enumerate(steps):
-        state, position, problem = None, {}, None
         try:
-            _check_same_model(Path(manager.directory) / str(step), shapes)
-            state = restore_state(manager, step, shapes, mesh)
-            items = ocp.args.Composite(run=ocp.args.JsonRestore())
-            position = manager.restore(step, args=items)["run"]
-        except _OtherModelError:
-            raise
-        except Exception as error:  # Orbax raises many kinds for a damaged file
-            if processes.is_lost(error):
-                raise
-            problem = _reason(error)
-        problems = [p for p in processes.gather(problem) if p is not None]
-        if not problems:
-            _move_aside(manager, steps[:passed])
-            return Restored(step, state, int(position["global_batches"]))
-        if processes.is_primary():
-            log.warning(
-                "checkpoint %s/%d cannot be read (%s); trying the one before",
-                manager.directory,
-                step,
-                problems[0],
-            )
+            found = restore_state(manager, step, shapes, mesh)
+        except DamagedError as error:
+            if processes.is_primary():
+                log.warning(
+                    "checkpoint %s/%d cannot be read (%s); trying the one before",
+                    manager.directory,
+                    step,
+                    error,
+                )
+            continue
+        _move_aside(manager, steps[:passed])
+        return found
     if steps:
         raise ValueError(
             f"{manager.directory}: none of the checkpoints {steps} can be read; restore a backup "
@@ -241,14 +253,18 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
     return None
 
 
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read; the message is the reason."""
+
+
 class _OtherModelError(ValueError):
     pass
 
 
 def _check_same_model(directory: Path, shapes: Any) -> None:
     """Raises ``_OtherModelError`` where names or shapes differ, else whatever reading raises."""
-    with ocp.StandardCheckpointer() as reader:
-        found = reader.metadata((directory / "state").resolve()).item_metadata.tree
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        found = reader.metadata(directory / "state").tree
     there = {_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(found)}
     here = {_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(shapes)}
     differs = [

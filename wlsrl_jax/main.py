@@ -127,9 +127,10 @@ def _fail(error: Exception) -> int:
     if expected and (processes.is_primary() or not isinstance(error, processes.AgreedError)):
         print(f"error: {error}", file=sys.stderr, flush=True)
     if alone or not isinstance(error, processes.AgreedError):
-        # At once: other processes would be waited for, and wait for this one; and what runs at
-        # exit, such as the flush of a log to a full disk, has only noise to add.
+        # Without an orderly end: other processes would be waited for, and wait for this one; and
+        # what runs at exit, such as the flush of a log to a full disk, has only noise to add.
         sys.stdout.flush()
+        processes.tell_others(status, str(error))
         os._exit(status)
     return status
 

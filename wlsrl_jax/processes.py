@@ -246,17 +246,38 @@ def agree_on(stop: StopRequest) -> StopRequest:
     return stop if jax.process_count() == 1 else AgreedStop(stop)
 
 
+_FAILED = "wlsrl/failed"  # key of the process that failed first, its status and reason
+
+
+def tell_others(status: int, reason: str) -> None:
+    """Lets the other processes end with the status of this one, which failed alone.
+
+    A launcher often sees only one status of all, and "the other one was lost" would hide a
+    mistake that a new start cannot mend.
+    """
+    if jax.process_count() == 1:
+        return
+    failed = json.dumps([jax.process_index(), status, reason])
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
+        _key_value_store().key_value_set(_FAILED, failed)
+    time.sleep(2 * BEAT_SECONDS)  # they look once a beat
+
+
+def _key_value_store() -> Any:
+    from jax._src import distributed  # no public way to it
+
+    return distributed.global_state.client
+
+
 class _Watch:
-    """Ends this process when another one gives no sign of life.
+    """Ends this process when another one has failed or gives no sign of life.
 
     JAX ends it too, at once if process 0 dies, with a message and status of its own, and after
     100 s if another one does not answer.
     """
 
     def __init__(self) -> None:
-        from jax._src import distributed  # no public way to the key-value store
-
-        self._client: Any = distributed.global_state.client
+        self._client = _key_value_store()
         now = time.monotonic()
         self._heard = {p: now for p in range(jax.process_count()) if p != jax.process_index()}
 
@@ -271,6 +292,10 @@ class _Watch:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # then the clock runs
                 mine = f"wlsrl/beat/{jax.process_index()}"
                 self._client.key_value_set(mine, str(beat), allow_overwrite=True)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody has failed
+                who, status, reason = json.loads(self._client.key_value_try_get(_FAILED))
+                if who != jax.process_index():
+                    _end(status, f"process {who} has failed: {reason}")
             for p in self._heard:
                 with contextlib.suppress(jax.errors.JaxRuntimeError):
                     seen = self._client.key_value_try_get(f"wlsrl/beat/{p}")
@@ -314,14 +339,21 @@ def finish(status: int) -> None:
 
 def leave(reason: str) -> NoReturn:
     """Ends this process at once: what it would wait for will not come."""
-    _leave(f"process {jax.process_index()} of {jax.process_count()}", reason)
+    _leave(_this_process(), reason)
+
+
+def _this_process() -> str:
+    return f"process {jax.process_index()} of {jax.process_count()}"
 
 
 def _leave(who: str, reason: str) -> NoReturn:
-    print(
-        f"{who}: {reason}; start the run again with the same command, it goes on from its last "
-        "checkpoint",
-        file=sys.stderr,
-        flush=True,
+    _end(
+        EXIT_LOST_PROCESS,
+        f"{reason}; start the run again with the same command, it goes on from its last checkpoint",
+        who,
     )
-    os._exit(EXIT_LOST_PROCESS)
+
+
+def _end(status: int, reason: str, who: str | None = None) -> NoReturn:
+    print(f"{who or _this_process()}: {reason}", file=sys.stderr, flush=True)
+    os._exit(status)

@@ -346,8 +346,8 @@ def _finish(
     assert best is not None  # the last step is always evaluated
     checkpoint.prune(manager, history, run.config.checkpoint.keep)
     try:
-        selected = checkpoint.restore_state(manager, best["step"], shapes, run.mesh)
-    except Exception as error:  # Orbax raises many kinds for a damaged file
+        selected = checkpoint.restore_state(manager, best["step"], shapes, run.mesh).state
+    except checkpoint.DamagedError as error:
         raise ValueError(
             f"{manager.directory}/{best['step']}, the selected checkpoint, cannot be read. "
             f"Delete the checkpoints from {best['step']} on; the same command makes them anew."
