@@ -1,0 +1,72 @@
+"""Opening a finished run: its model, weights and what it was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from wlsrl_jax import checkpoint
+from wlsrl_jax.model import DualStream
+from wlsrl_jax.setup_run import CHANNELS, build_model
+from wlsrl_jax.tasks import Task
+from wlsrl_jax.train_step import make_predict_step
+from wlsrl_jax.workdir import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A model with its weights and the data that it knows.
+
+    Attributes:
+      workdir: of the run.
+      config: the run's own.
+      data: content of its ``data.json``: dataset, modality, classes, normal, phantom, ...
+      tasks: its tasks.
+      model: the network.
+      variables: {"params": ..., "batch_stats": ...}, the averaged weights of the selected
+        checkpoint, host arrays.
+    """
+
+    workdir: Path
+    config: Any
+    data: dict[str, Any]
+    tasks: tuple[Task, ...]
+    model: DualStream
+    variables: dict[str, Any]
+
+    @property
+    def modality(self) -> str:
+        """ "oct" or "fundus"."""
+        return self.data["modality"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the model's input."""
+        return self.config.data.height, self.config.data.width, CHANNELS[self.modality]
+
+    def predictor(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        """Compiled function of uint8 images ``[B, H, W, C]`` giving task -> probabilities."""
+        step = jax.jit(make_predict_step(self.model))
+        variables = jax.device_put(self.variables)
+        return lambda images: step(variables, images)
+
+
+def load_trained(workdir: Path) -> TrainedRun:
+    """Opens a run that has weights; see ``checkpoint.read_weights`` for which.
+
+    Raises:
+      ValueError: if the workdir holds no run or its files are damaged, naming them.
+    """
+    variables = checkpoint.read_weights(workdir)
+    config = ConfigDict(read_json(workdir / "config.json"))
+    data = read_json(workdir / "data.json")
+    tasks = tuple(
+        Task(name, tuple(t["classes"]), tuple(t["label_map"]), t["ordinal"])
+        for name, t in data["tasks"].items()
+    )
+    return TrainedRun(workdir, config, data, tasks, build_model(config, tasks), variables)
