@@ -41,7 +41,7 @@ class TrainedRun:
 
     @property
     def modality(self) -> str:
-        """ "oct" or "fundus"."""
+        """What its images are: "oct" or "fundus"."""
         return self.data["modality"]
 
     @property
