@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,6 +40,123 @@ def test_agrees_with_scikit_learn(seed, size):
         sk.cohen_kappa_score(labels, predicted, weights="quadratic"), nan_ok=True
     )
     assert "auroc" not in undefined
+
+
+def weighted_case(seed, classes, size, absent=()):
+    """Labels, tied probabilities, and integer weights of which each class has one at least."""
+    labels, p = random_case(seed, classes, size, absent)
+    weights = np.random.default_rng(seed + 1).integers(0, 4, labels.size)
+    weights[: np.unique(labels).size] = 1
+    return labels, p, weights
+
+
+def repeated(values, weights):
+    return np.repeat(values, weights, axis=0)
+
+
+def one_against_rest(metric, labels, p, weights, task):
+    present = np.unique(labels)
+    wanted = present if task.num_classes > 2 else (1,)
+    return np.mean([metric(labels == k, p[:, k], sample_weight=weights) for k in wanted])
+
+
+def ece(confidence, correct, edges):
+    """Independent of the package: bins by their edges, (a, b]."""
+    inside = [(confidence > a) & (confidence <= b) for a, b in zip(edges[:-1], edges[1:])]
+    gaps = [abs(confidence[i].mean() - correct[i].mean()) * i.sum() for i in inside if i.any()]
+    return sum(gaps) / confidence.size
+
+
+@pytest.mark.parametrize("task", [GRADES, BINARY], ids=["grades", "binary"])
+@settings(deadline=None, max_examples=500)
+@given(st.integers(0, 2**32 - 1), st.integers(4, 50), st.booleans())
+def test_weighted_metrics_agree_with_scikit_learn(task, seed, size, lacking):
+    """1,000 cases with ties and weights, half of the five-class ones without a class."""
+    absent = (2,) if lacking and task is GRADES else ()
+    labels, p, w = weighted_case(seed, task.num_classes, size, absent)
+    columns, each = metrics.weighted_metrics(task, labels, p, np.stack([np.ones_like(w), w]))
+    predicted, present = p.argmax(1), np.unique(labels)
+    both = {"sample_weight": w}
+    mean = {"labels": present, "average": "macro", **both} if task is GRADES else both
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = {
+            "accuracy": sk.accuracy_score(labels, predicted, **both),
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted, **both),
+            "macro_f1": sk.f1_score(labels, predicted, labels=present, average="macro", **both),
+            "sensitivity": sk.recall_score(labels, predicted, **mean),
+            "ppv": sk.precision_score(labels, predicted, zero_division=np.nan, **mean),
+            "mcc": sk.matthews_corrcoef(labels, predicted, **both),
+            "auroc": one_against_rest(sk.roc_auc_score, labels, p, w, task),
+            "auprc": one_against_rest(sk.average_precision_score, labels, p, w, task),
+            "log_loss": sk.log_loss(labels, p, labels=np.arange(task.num_classes), **both),
+            "brier": sk.brier_score_loss(
+                labels, p if task is GRADES else p[:, 1], sample_weight=w,
+                **({"labels": np.arange(5)} if task is GRADES else {}),
+            ),
+        }  # fmt: skip
+    if task is GRADES:
+        expected["qwk"] = sk.cohen_kappa_score(
+            labels, predicted, labels=np.arange(5), weights="quadratic", **both
+        )
+    for name, value in expected.items():
+        found = columns[name][1]
+        if name == "ppv" and np.isnan(found):  # a class that is never predicted: scikit-learn
+            assert set(present) - set(repeated(predicted, w))  # leaves it out of the mean
+        elif name == "mcc" and np.isnan(found):  # scikit-learn says 0
+            assert np.unique(repeated(predicted, w)).size == 1 and value == 0
+        else:
+            assert found == pytest.approx(value, abs=1e-9), name
+    # Weights mean repetition, for the others too.
+    confidence, correct = repeated(p.max(1), w), repeated(predicted == labels, w)
+    edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
+    assert columns["ece"][1] == pytest.approx(ece(confidence, correct, edges))
+    again, _ = metrics.weighted_metrics(
+        task, repeated(labels, w), repeated(p, w), np.ones((1, w.sum()))
+    )
+    for name in columns:
+        np.testing.assert_allclose(columns[name][1], again[name][0], atol=1e-9, err_msg=name)
+    for k, name in enumerate(task.classes):
+        truth, yes = labels == k, predicted == k
+        table = sk.confusion_matrix(truth, yes, labels=[False, True], sample_weight=w)
+        (tn, fp), (fn, tp) = table
+        with np.errstate(invalid="ignore", divide="ignore"):
+            hand = {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp),
+                    "ppv": tp / (tp + fp), "npv": tn / (tn + fn)}  # fmt: skip
+        for metric, value in hand.items():
+            np.testing.assert_allclose(each[name][metric][1], value, err_msg=f"{name} {metric}")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1))
+def test_agrees_with_torchmetrics_and_statsmodels(seed):
+    tm = pytest.importorskip("torchmetrics.functional.classification")
+    agreement = pytest.importorskip("statsmodels.stats.inter_rater")
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(5), 60)
+    labels = np.concatenate([np.arange(5), rng.integers(0, 5, 55)])
+    values, _ = metrics.evaluate_task(GRADES, labels, p)
+    both = torch.tensor(p), torch.tensor(labels)
+    expected = {
+        "ece": tm.multiclass_calibration_error(*both, 5, n_bins=metrics.CALIBRATION_BINS),
+        "auroc": tm.multiclass_auroc(*both, 5),
+        "auprc": tm.multiclass_average_precision(*both, 5),
+        "mcc": tm.multiclass_matthews_corrcoef(*both, 5),
+    }
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(float(value), abs=1e-5), name
+    table = sk.confusion_matrix(labels, p.argmax(1), labels=np.arange(5))
+    kappa = agreement.cohens_kappa(table, weights=np.arange(5) ** 2 * 0 + np.arange(5), wt="fc")
+    assert values["qwk"] == pytest.approx(kappa.kappa)
+
+
+def test_equal_mass_bins_hold_equally_many():
+    confidence = np.random.default_rng(0).random(15_000)
+    bins = metrics.calibration_bins(confidence, np.ones((1, 15_000)), equal_mass=True)[0]
+    assert (np.bincount(bins) == 1000).all()
+    tied = metrics.calibration_bins(np.full(30, 0.5), np.ones((1, 30)), equal_mass=True)
+    assert np.unique(tied).size == 1
 
 
 def test_hand_computed_quadratic_kappa():

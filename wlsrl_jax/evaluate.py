@@ -17,7 +17,7 @@ from wlsrl_jax import processes
 from wlsrl_jax.data import pipeline
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.sharding import to_global
-from wlsrl_jax.tasks import Task, task_labels
+from wlsrl_jax.tasks import MISSING, Task, task_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,3 +155,48 @@ def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predi
                 numbers = [f"{v:.9g}" for t in tasks for v in p.probabilities[t.name][i]]
                 writer.writerow([p.ids[i], p.groups[i], split, *names, *numbers])
     os.replace(temporary, path)
+
+
+def read_predictions(path: Path, tasks: Sequence[Task]) -> dict[str, Predictions]:
+    """Reads what ``write_predictions`` has written.
+
+    Args:
+      path: the CSV.
+      tasks: its tasks.
+
+    Returns:
+      Split name -> predictions.
+
+    Raises:
+      ValueError: if the file is missing or damaged, naming it and the line.
+    """
+    rows: dict[str, list[dict[str, str]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                rows.setdefault(row["split"], []).append(row)
+                if None in row.values():
+                    raise ValueError(f"line {reader.line_num} is cut off")
+        return {split: _from_rows(lines, tasks) for split, lines in rows.items()}
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: there is no finished run.") from None
+    except (KeyError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error}).") from None
+
+
+def _from_rows(rows: list[dict[str, str]], tasks: Sequence[Task]) -> Predictions:
+    def label(task: Task, name: str) -> int:
+        return task.classes.index(name) if name else MISSING
+
+    return Predictions(
+        np.asarray([r["id"] for r in rows]),
+        np.asarray([r["group"] for r in rows]),
+        {t.name: np.asarray([label(t, r[t.name]) for r in rows], np.int32) for t in tasks},
+        {
+            t.name: np.asarray(
+                [[float(r[f"{t.name}/{c}"]) for c in t.classes] for r in rows], np.float32
+            )
+            for t in tasks
+        },
+    )

@@ -18,6 +18,7 @@ from wlsrl_jax import checkpoint, environment, evaluate, example_ids, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data import pipeline
+from wlsrl_jax.evidence.document import write_statistics
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.preemption import PreemptedError, StopRequest
 from wlsrl_jax.results import print_results, results_document
@@ -371,5 +372,6 @@ def _finish(
     with processes.agreed():
         if processes.is_primary():
             evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
-            write_json(workdir / "metrics.json", document)
+            write_statistics(workdir, run.tasks, splits, run.dataset)
+            write_json(workdir / "metrics.json", document)  # last: the mark of a finished run
     return document

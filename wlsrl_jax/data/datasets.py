@@ -24,6 +24,9 @@ class Dataset:
         index (dict of image uint8 ``[H, W, C]``, label, id, group) and ``labels()``.
       fingerprint: SHA-256 of the manifest, or of what defines the phantoms.
       is_phantom: whether results on it are a rehearsal only.
+      details: id -> {"patient", "attributes": {column: value}}; empty for phantoms.
+      has_patient_ids: whether every image names its patient.
+      audit: what preparation found; empty for phantoms.
     """
 
     name: str
@@ -33,6 +36,9 @@ class Dataset:
     splits: Mapping[str, Any]
     fingerprint: str
     is_phantom: bool
+    details: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    has_patient_ids: bool = False
+    audit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_dataset(data: Any, modality: str) -> Dataset:
@@ -89,4 +95,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         found.splits,
         found.manifest_sha256,
         False,
+        found.details,
+        bool(found.audit.get("has_patient_ids")),
+        found.audit,
     )

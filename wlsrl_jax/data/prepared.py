@@ -96,6 +96,8 @@ class PreparedDataset:
     normal: str
     splits: Mapping[str, PreparedSource]
     manifest_sha256: str
+    details: Mapping[str, Mapping[str, Any]]
+    audit: Mapping[str, Any]
 
 
 def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
@@ -134,6 +136,10 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
             None
         )
     splits = {s: PreparedSource(directory, s, np.asarray(v), ids[s]) for s, v in labels.items()}
+    details = {
+        image["id"]: {"patient": image["patient"], "attributes": image.get("attributes", {})}
+        for image in manifest["images"]
+    }
     return PreparedDataset(
         name,
         manifest["modality"],
@@ -141,4 +147,6 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
         manifest["normal"],
         splits,
         hashlib.sha256(content).hexdigest(),
+        details,
+        manifest.get("audit", {}),
     )

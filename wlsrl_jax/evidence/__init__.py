@@ -1,0 +1,1 @@
+"""What a reviewer asks for: intervals, curves, operating points, subgroups, comparisons."""
