@@ -16,5 +16,5 @@ def finished(tmp_path_factory):
     from tests.tiny import run
 
     workdir = tmp_path_factory.mktemp("finished")
-    run(workdir, log_example_ids=True)
+    run(workdir, log_example_ids=True, report=True)
     return workdir

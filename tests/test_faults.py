@@ -245,3 +245,16 @@ def test_names_in_a_table_are_never_paths(tmp_path):
     with pytest.raises(prepare.PrepareError) as caught:
         prepare.prepare("octdl", source, str(tmp_path / "data"), size=(32, 32))
     assert "../../secret" in str(caught.value) and "there is no such image" in str(caught.value)
+
+
+def test_a_signal_while_the_finished_run_leaves(finished, tmp_path):
+    """The interpreter gives signal handlers back while it ends, when the run is complete."""
+    shutil.copytree(finished, tmp_path / "run")
+    process = start(tmp_path / "run", *tiny_flags(**IDS))
+    for line in process.stdout:
+        if line.startswith("results:"):
+            break
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    assert process.returncode == 0

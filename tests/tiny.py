@@ -41,6 +41,7 @@ def tiny_config(name="oct", **changes):
             "num_epochs": 2.0,
             "checkpoint.every_steps": 5,
             "allow_missing_classes": True,
+            "report": False,
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
     )
@@ -62,7 +63,7 @@ def tiny_flags(**changes):
     flat = tiny_config(**changes)
     keys = ["data.height", "data.width", "data.phantom.train", "data.phantom.validation",
             "data.phantom.test", "model.preset", "batch_size", "eval.batch_size", "num_epochs",
-            "checkpoint.every_steps", "allow_missing_classes", *(
+            "checkpoint.every_steps", "allow_missing_classes", "report", *(
                 k.replace("__", ".") for k in changes)]  # fmt: skip
     values = flat.to_dict()
 

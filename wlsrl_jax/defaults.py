@@ -40,6 +40,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.init_from = ""  # workdir whose weights to start from
     c.on_nan = "stop"  # at a loss that is not finite, or "skip": leave such steps out
     c.log_every = 10  # steps
+    c.report = True  # make report.html at the end
     c.log_example_ids = False  # True: write the ids of every batch to example_ids.jsonl
 
     c.data = ConfigDict()

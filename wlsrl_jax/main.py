@@ -57,16 +57,17 @@ _INDEX = flags.DEFINE_integer(
 
 
 def _main(argv: list[str]) -> int:
-    status = _run(argv)
-    processes.finish(status)
-    return status
-
-
-def _run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; every flag starts with --")
     stop = StopRequest()
     stop.install()
+    status = _run(stop)
+    stop.ignore()
+    processes.finish(status)
+    return status
+
+
+def _run(stop: StopRequest) -> int:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
     threading.excepthook = _thread_error

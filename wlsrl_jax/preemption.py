@@ -27,6 +27,15 @@ class StopRequest:
             signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
+    def ignore(self) -> None:
+        """Lets signals pass unheeded; for the end, when nothing is left to be stopped.
+
+        The interpreter gives a handler of ours back to the system while it ends, and a signal
+        would then kill a run that is finished.
+        """
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from wlsrl_jax import checkpoint, environment, evaluate, example_ids, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data import pipeline
+from wlsrl_jax.data.datasets import class_table
 from wlsrl_jax.evidence.document import write_statistics
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.preemption import PreemptedError, StopRequest
+from wlsrl_jax.report import build as report
 from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.run_log import PHANTOM_NOTE, RunLog
 from wlsrl_jax.setup_run import Run, build_run
@@ -76,7 +80,27 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     if processes.is_primary():
         print_results(document)
         print(f"results: {results}", flush=True)
+        if config.report:
+            _report(workdir)
     return document
+
+
+def _report(workdir: Path) -> None:
+    """Makes the report where there is none; the results are safe, whatever comes of it."""
+    if not (workdir / report.NAME).exists():
+        try:
+            report.write_report([workdir])
+        except Exception as error:
+            if os.environ.get("WLSRL_TRACEBACK"):
+                traceback.print_exc()
+            log.warning(
+                "the report cannot be made (%s: %s); python -m wlsrl_jax.report %s tries again",
+                type(error).__name__,
+                error,
+                workdir,
+            )
+            return
+    print(f"report: {workdir / report.NAME}", flush=True)
 
 
 def _check_data(run: Run, workdir: Path) -> None:
@@ -118,6 +142,9 @@ def _describe_run(run: Run, workdir: Path) -> None:
             "tasks": tasks,
             "class_weights": run.class_weights,
             "examples": {name: len(source) for name, source in run.dataset.splits.items()},
+            "class_table": class_table(run.dataset),
+            "has_patient_ids": run.dataset.has_patient_ids,
+            "audit": run.dataset.audit,
         },
     )
 
@@ -356,7 +383,11 @@ def _finish(
     run_log.say(
         f"testing step {best['step']}, the best of {len(history)} evaluations on validation"
     )
-    splits = {s: _predict(run, predict, selected.ema, s, stop) for s in ("validation", "test")}
+    try:
+        splits = {s: _predict(run, predict, selected.ema, s, stop) for s in ("validation", "test")}
+    except PreemptedError as error:
+        run_log.say(f"{error}: saved step {run.total_steps}; the same command tests the run anew")
+        raise
     document = results_document(
         run.tasks,
         splits,

@@ -25,6 +25,7 @@ FREE_FIELDS = (
     "log_every",
     "on_nan",
     "require_accelerator",
+    "report",
     "eval.dataset",
     "eval.split",
     "eval.label_map",

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from wlsrl_jax.data import phantom
 
 
@@ -99,3 +101,16 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         bool(found.audit.get("has_patient_ids")),
         found.audit,
     )
+
+
+def class_table(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
+    """Counts split -> class -> {"images", "groups"}; a group is a patient where they are known."""
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for split, source in dataset.splits.items():
+        labels, groups = source.labels(), np.asarray(source.groups())
+        table[split] = {}
+        for k, name in enumerate(dataset.classes):
+            inside = labels == k
+            distinct = np.unique(groups[inside]).size if groups.size else int(inside.sum())
+            table[split][name] = {"images": int(inside.sum()), "groups": distinct}
+    return table

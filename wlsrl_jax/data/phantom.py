@@ -147,6 +147,10 @@ class PhantomSource:
         """Returns all labels ``[N]`` int64 without drawing an image."""
         return self._labels(np.arange(self.num_examples))
 
+    def groups(self) -> list[str]:
+        """Returns nothing: every phantom is a group of its own."""
+        return []
+
     def example(self, index: int) -> tuple[dict[str, Any], np.ndarray]:
         """Returns (example, lesion mask bool ``[H, W]``)."""
         index = range(self.num_examples)[index]  # IndexError out of range, as a list

@@ -38,11 +38,19 @@ class PreparedSource:
       split: its name.
       labels: ``[N]`` in record order.
       ids: ``N`` ids in record order.
+      groups: ``N`` groups in record order.
     """
 
-    def __init__(self, directory: Path, split: str, labels: np.ndarray, ids: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        labels: np.ndarray,
+        ids: Sequence[str],
+        groups: Sequence[str],
+    ) -> None:
         self.directory, self.split = directory, split
-        self._labels, self._ids = labels, ids
+        self._labels, self._ids, self._groups = labels, ids, groups
         self._records: Any = tfds.builder_from_directory(str(directory)).as_data_source(split)
         if len(self._records) != len(labels):
             raise ValueError(
@@ -59,6 +67,10 @@ class PreparedSource:
     def labels(self) -> np.ndarray:
         """Returns all labels ``[N]`` int64 without decoding an image."""
         return self._labels
+
+    def groups(self) -> Sequence[str]:
+        """Returns the group of every example, in record order."""
+        return self._groups
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads an example.
@@ -128,14 +140,18 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
         manifest = json.loads(content)
         labels: dict[str, list[int]] = {name: [] for name in manifest["splits"]}
         ids: dict[str, list[str]] = {name: [] for name in manifest["splits"]}
+        groups: dict[str, list[str]] = {name: [] for name in manifest["splits"]}
         for image in manifest["images"]:
             labels[image["split"]].append(manifest["classes"].index(image["class"]))
             ids[image["split"]].append(image["id"])
+            groups[image["split"]].append(image["group"])
     except (json.JSONDecodeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
         )
-    splits = {s: PreparedSource(directory, s, np.asarray(v), ids[s]) for s, v in labels.items()}
+    splits = {
+        s: PreparedSource(directory, s, np.asarray(v), ids[s], groups[s]) for s, v in labels.items()
+    }
     details = {
         image["id"]: {"patient": image["patient"], "attributes": image.get("attributes", {})}
         for image in manifest["images"]

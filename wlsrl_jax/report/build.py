@@ -1,0 +1,199 @@
+"""From finished runs to one self-contained HTML file."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wlsrl_jax
+from wlsrl_jax.evidence.comparison import compare
+from wlsrl_jax.report import plots
+from wlsrl_jax.report.collect import RunFacts, collect
+from wlsrl_jax.report.mistakes import mistakes
+from wlsrl_jax.run_log import PHANTOM_NOTE
+
+NAME = "report.html"
+TITLES = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1",
+    "qwk": "quadratic-weighted kappa", "mcc": "MCC", "auroc": "AUROC", "auprc": "AUPRC",
+    "sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV",
+    "brier": "Brier score", "log_loss": "log loss", "ece": "ECE, equal width",
+    "ece_equal_mass": "ECE, equal mass", "prevalence": "prevalence", "f1": "F1",
+}  # fmt: skip
+_COMPARED = ("balanced_accuracy", "macro_f1", "qwk", "mcc", "auroc", "auprc", "brier", "log_loss")
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.{digits}f}"
+
+
+def with_interval(found: Mapping[str, Any] | None) -> str:
+    """A value with its interval, such as "0.912 (0.880–0.940)"."""
+    if not found or number(found["value"]) == "–":
+        return "–"
+    low, high = number(found["low"]), number(found["high"])
+    between = " to " if low.startswith("-") else "–"
+    return number(found["value"]) + ("" if low == "–" else f" ({low}{between}{high})")
+
+
+def reasons(statistics: Mapping[str, Any], task: str) -> list[str]:
+    """Why metrics of a task are undefined, a line a reason."""
+    found: dict[str, list[str]] = {}
+    for split, tasks in statistics["splits"].items():
+        for name, metric in tasks[task]["metrics"].items():
+            if metric.get("reason"):
+                key = f"{split}: {metric['reason']}"
+                found.setdefault(key, []).append(TITLES[name])
+    return [f"{reason} ({', '.join(names)})" for reason, names in found.items()]
+
+
+def _task_plots(run: RunFacts, task: str) -> list[str]:
+    curves = run.statistics["curves"].get(task, {})
+    found = [plots.rank_curve(task, curves, kind) for kind in ("roc", "pr")] if curves else []
+    return [*found, plots.reliability(task, run.statistics["reliability"][task])]
+
+
+def _results(run: RunFacts) -> list[dict[str, Any]]:
+    """What the page shows of each task."""
+    rows = []
+    test = run.statistics["splits"]["test"]
+    for task in run.trained.tasks:
+        found = test[task.name]
+        rows.append(
+            {
+                "task": task,
+                "splits": {s: t[task.name] for s, t in run.statistics["splits"].items()},
+                "metrics": [m for m in TITLES if m in found["metrics"]],
+                "per_class": found.get("per_class", {}),
+                "confusion": found.get("confusion"),
+                "plots": _task_plots(run, task.name),
+                "reasons": reasons(run.statistics, task.name),
+                "calibration": run.statistics["calibration"][task.name],
+                "points": [q for q in run.statistics["operating_points"] if q["task"] == task.name],
+                "trained": run.trained.config.task_weights[task.name] > 0,
+            }
+        )
+    return rows
+
+
+def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+    """Every later run against the first one, on test.
+
+    Raises:
+      ValueError: if two runs are of other data or tasks, naming them.
+    """
+    first, found = runs[0], []
+    for other in runs[1:]:
+        if other.trained.tasks != first.trained.tasks:
+            raise ValueError(f"{first.name} and {other.name} have other tasks or classes.")
+        if other.trained.data["fingerprint"] != first.trained.data["fingerprint"]:
+            raise ValueError(f"{first.name} and {other.name} were not trained on the same data.")
+        tasks = []
+        for task in first.trained.tasks:
+            result = compare(task, first.predictions["test"], other.predictions["test"])
+            rows = [
+                {"name": TITLES[name], **result["metrics"][name]}
+                for name in _COMPARED
+                if name in result["metrics"]
+            ]
+            rows = [r for r in rows if number(r["difference"]) != "–"]
+            shown = [r for r in rows if number(r["low"]) != "–"]
+            plot = plots.differences(shown, first.name, other.name) if shown else ""
+            tasks.append({"task": task.name, "rows": rows, "plot": plot, **result})
+        differs = [
+            (key, first.fields.get(key), other.fields.get(key))
+            for key in sorted(first.fields.keys() | other.fields.keys())
+            if first.fields.get(key) != other.fields.get(key)
+        ]
+        found.append({"first": first.name, "other": other.name, "tasks": tasks, "fields": differs})
+    return found
+
+
+def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
+    shown, problem = [], run.problem
+    if run.dataset is not None and pictures:
+        source = run.dataset.splits["test"]
+        shown = mistakes(
+            run.trained, source, run.predictions["test"], most=pictures, show_ids=show_ids
+        )
+    return {
+        "run": run,
+        "results": _results(run),
+        "mistakes": shown,
+        "mistakes_problem": problem,
+        "training": plots.training(run.lines, run.metrics["selected"]["step"]),
+    }
+
+
+def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False) -> str:
+    """Makes the page of one run, or of several with their paired differences.
+
+    Args:
+      workdirs: of finished runs; the first is the one that the others are compared with.
+      pictures: most confident mistakes shown for each task.
+      show_ids: name images, workdirs and the machine's paths.
+
+    Returns:
+      HTML without any reference to something outside.
+
+    Raises:
+      ValueError: for a workdir without a finished run, or runs that cannot be compared.
+    """
+    import jinja2
+
+    runs = [collect(workdir) for workdir in workdirs]
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two workdirs have the same name: {', '.join(sorted(names))}.")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wlsrl_jax.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "interval": with_interval}
+    return environment.get_template("report.html.j2").render(
+        version=wlsrl_jax.__version__,
+        date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        phantom_note=PHANTOM_NOTE,
+        titles=TITLES,
+        pages=[_page(run, pictures, show_ids) for run in runs],
+        comparisons=comparisons(runs),
+        names=names,
+        show_ids=show_ids,
+        zip=itertools.zip_longest,
+    )
+
+
+def write_report(
+    workdirs: Sequence[Path], output: Path | None = None, *, pictures: int = 6,
+    show_ids: bool = False,
+) -> Path:  # fmt: skip
+    """Writes the page, whole or not at all; see ``build``.
+
+    Args:
+      workdirs: of finished runs.
+      output: file; by default ``report.html`` in the workdir of a single run.
+      pictures: see ``build``.
+      show_ids: see ``build``.
+
+    Returns:
+      The file.
+    """
+    if output is None:
+        if len(workdirs) > 1:
+            raise ValueError("--output=FILE.html says where the report of several runs goes.")
+        output = workdirs[0] / NAME
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(build(workdirs, pictures=pictures, show_ids=show_ids), encoding="utf-8")
+    os.replace(temporary, output)
+    return output

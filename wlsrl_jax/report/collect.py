@@ -1,0 +1,107 @@
+"""What the report of a run is made from: the files of its workdir, and its data where needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.evaluate import Predictions, read_predictions
+from wlsrl_jax.evidence.document import NAME, write_statistics
+from wlsrl_jax.trained import TrainedRun, load_trained
+from wlsrl_jax.workdir import flatten, read_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """A finished run.
+
+    Attributes:
+      name: of its workdir.
+      trained: model and config.
+      metrics: content of ``metrics.json``.
+      statistics: content of ``statistics.json``.
+      environment: content of ``environment.json``.
+      predictions: split -> predictions.
+      lines: of ``metrics.jsonl``.
+      dataset: its data, or None where they are not here any more.
+      problem: why there are no data.
+    """
+
+    name: str
+    trained: TrainedRun
+    metrics: dict[str, Any]
+    statistics: dict[str, Any]
+    environment: dict[str, Any]
+    predictions: dict[str, Predictions]
+    lines: list[dict[str, Any]]
+    dataset: Dataset | None
+    problem: str
+
+    @property
+    def command(self) -> str:
+        """The command that the run was started with."""
+        words = self.environment.get("command", [])[1:]
+        return shlex.join(["python", "-m", "wlsrl_jax.main", *words])
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The config, flat."""
+        return flatten(self.trained.config.to_dict())
+
+
+def _open_dataset(run: TrainedRun) -> tuple[Dataset | None, str]:
+    """The data of a run, or why they cannot be used."""
+    try:
+        dataset = load_dataset(run.config.data, run.modality)
+    except (ValueError, OSError) as error:
+        return None, str(error)
+    if dataset.fingerprint != run.data["fingerprint"]:
+        return None, f"{dataset.name} has been prepared anew since this run."
+    return dataset, ""
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue  # a line that a kill cut off
+    return lines
+
+
+def collect(workdir: Path) -> RunFacts:
+    """Reads a finished run; statistics that it lacks are computed and written to it.
+
+    Raises:
+      ValueError: if it is not finished, or a file is damaged, naming it.
+    """
+    if not (workdir / "metrics.json").exists():
+        raise ValueError(f"{workdir} holds no finished run; train it to its end first.")
+    trained = load_trained(workdir)
+    predictions = read_predictions(workdir / "predictions.csv", trained.tasks)
+    dataset, problem = _open_dataset(trained)
+    if not (workdir / NAME).exists():  # of a run of an older version
+        if dataset is None:
+            raise ValueError(f"{workdir} has no {NAME}, and it cannot be made: {problem}")
+        write_statistics(workdir, trained.tasks, predictions, dataset)
+    return RunFacts(
+        workdir.resolve().name,
+        trained,
+        read_json(workdir / "metrics.json"),
+        read_json(workdir / NAME),
+        read_json(workdir / "environment.json"),
+        predictions,
+        _read_lines(workdir / "metrics.jsonl"),
+        dataset,
+        problem,
+    )
