@@ -89,6 +89,9 @@ def collect(workdir: Path) -> RunFacts:
         raise ValueError(f"{workdir} holds no finished run; train it to its end first.")
     trained = load_trained(workdir)
     predictions = read_predictions(workdir / "predictions.csv", trained.tasks)
+    lacking = [split for split in ("validation", "test") if split not in predictions]
+    if lacking:
+        raise ValueError(f"{workdir}/predictions.csv is damaged (no row of {lacking[0]}).")
     dataset, problem = _open_dataset(trained)
     if not (workdir / NAME).exists():  # of a run of an older version
         if dataset is None:
