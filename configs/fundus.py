@@ -18,6 +18,9 @@ TF2 balanced accuracy over these 0.42, AUROC 0.58, QWK 0.07.
 
     python -m wlsrl_jax.data.prepare --dataset=aptos2019 --source=DIR
     python -m wlsrl_jax.main --config=configs/fundus.py:aptos2019
+
+Not yet measured: messidor2, idrid, deepdrid, ddr, retinamnist, and a data set of your own,
+prepared with --dataset=folder --name=NAME and trained as :NAME.
 """
 
 from ml_collections import ConfigDict

@@ -14,6 +14,9 @@ OCT2017 (Kermany et al., four classes, 84,000 images): not yet measured.
 
     python -m wlsrl_jax.data.prepare --dataset=oct2017 --source=DIR
     python -m wlsrl_jax.main --config=configs/oct.py:oct2017
+
+Not yet measured: octid, duke_srinivasan, oct_c8, octmnist, and a data set of your own,
+prepared with --dataset=folder --name=NAME and trained as :NAME.
 """
 
 from ml_collections import ConfigDict
@@ -41,5 +44,6 @@ def get_config(dataset: str = "phantom") -> ConfigDict:
     c.data.height, c.data.width = 96, 192
     c.model.dropout = 0.2
     c.optimizer.ema_decay = 0.995
-    c.num_epochs = 30.0 if dataset == "octdl" else 10.0
+    large = ("oct2017", "oct_c8", "octmnist")
+    c.num_epochs = 10.0 if dataset in large else 30.0
     return c

@@ -9,7 +9,11 @@ from wlsrl_jax.defaults import base_config
 from wlsrl_jax.tasks import make_tasks
 from wlsrl_jax.workdir import flatten
 
-CONFIGS = {"oct": ("phantom", "octdl", "oct2017"), "fundus": ("phantom", "eyepacs", "aptos2019")}
+CONFIGS = {
+    "oct": ("phantom", "octdl", "oct2017", "octid", "duke_srinivasan", "oct_c8", "octmnist"),
+    "fundus": ("phantom", "eyepacs", "aptos2019", "messidor2", "idrid", "deepdrid", "ddr",
+               "retinamnist"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "dataset"), [(n, d) for n, ds in CONFIGS.items() for d in ds])
@@ -33,6 +37,8 @@ def test_every_builder_has_a_config():
 def test_the_docstring_gives_commands_time_and_result(name):
     text = (ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
     for dataset in CONFIGS[name][1:]:
+        assert re.search(rf"\b{dataset}\b", text)
+    for dataset in CONFIGS[name][1:3]:
         assert f"--config=configs/{name}.py:{dataset}" in text
     assert len(re.findall(r"\d+ (?:s|minutes)\b", text)) >= 2
     assert re.search(r"(balanced accuracy|QWK) 0\.\d\d", text)

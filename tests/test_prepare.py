@@ -302,7 +302,7 @@ def test_wrong_folders(source, tmp_path):
     (source / "ERM").rmdir()
     with pytest.raises(PrepareError, match="ERM is missing"):
         run("octdl", source, tmp_path / "data")
-    with pytest.raises(PrepareError, match="aptos2019, eyepacs, oct2017, octdl"):
+    with pytest.raises(PrepareError, match="aptos2019, .*eyepacs, .*oct2017, .*octdl"):
         run("mnist", source, tmp_path / "data")
 
 

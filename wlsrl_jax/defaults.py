@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.data.builders.folder import is_dataset_name
 from wlsrl_jax.losses import loss_parameters
 from wlsrl_jax.tasks import TASKS
 
@@ -19,13 +20,14 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
 
     Args:
       modality: "oct" or "fundus".
-      dataset: one of ``dataset_names``.
+      dataset: one of ``dataset_names``, or the name under which one of your own is prepared.
 
     Raises:
-      ValueError: for an unknown data set, listing the known ones.
+      ValueError: for a set of another modality or what is no name, listing the known ones. That
+        a name is prepared is seen where it is opened: only then is the directory known.
     """
     names = dataset_names(modality)
-    if dataset not in names:
+    if dataset not in names and (dataset in all_specs() or not is_dataset_name(dataset)):
         raise ValueError(
             f"configs/{modality}.py has no data set {dataset!r}; choose one of {', '.join(names)}."
         )

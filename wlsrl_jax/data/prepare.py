@@ -9,6 +9,7 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -26,10 +27,12 @@ from rich.progress import track
 from rich.table import Table
 
 import wlsrl_jax
-from wlsrl_jax.data.builders import all_specs, get_spec
-from wlsrl_jax.data.builders.common import DatasetSpec, Problem, Record
+from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.data.builders.common import DatasetSpec, Problem, Record, count_notes
+from wlsrl_jax.data.builders.folder import FolderOptions, add_flags, take_flags
 from wlsrl_jax.data.images import BadImageError, decode, presize, read_file
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
+from wlsrl_jax.data.source import open_dataset
 from wlsrl_jax.data.splits import (
     DEFAULT_FRACTIONS,
     SPLITS,
@@ -290,6 +293,41 @@ def prepare(
     source: Path,
     data_dir: str | None = None,
     *,
+    options: FolderOptions | None = None,
+    **flags: Any,
+) -> Path:
+    """Prepares a data set; see the command line's help for the arguments.
+
+    Args:
+      name: of the data set.
+      source: its folder, or an archive of it.
+      data_dir: where to write.
+      options: of ``name="folder"``, a data set of one's own.
+      **flags: of ``prepare_opened``.
+
+    Returns:
+      Path of the manifest.
+
+    Raises:
+      PrepareError: with every problem listed.
+    """
+    target = dataset_dir(options.name if options else name, data_dir)
+    scratch = target.parent.parent / f".{target.parent.name}.unpacked"
+    try:
+        with open_dataset(name, source, scratch, options) as (spec, folder):
+            return prepare_opened(spec, folder, data_dir, options=options, **flags)
+    except PrepareError:
+        raise
+    except ValueError as error:
+        raise PrepareError(str(error)) from None
+
+
+def prepare_opened(
+    spec: DatasetSpec,
+    source: Path,
+    data_dir: str | None = None,
+    *,
+    options: FolderOptions | None = None,
     size: tuple[int, int] | None = None,
     split: str = "grouped",
     seed: int = 0,
@@ -299,7 +337,7 @@ def prepare(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Prepares a data set; see the command line's help for the arguments.
+    """Prepares a folder as its data set describes it; see ``prepare``.
 
     Returns:
       Path of the manifest.
@@ -308,12 +346,8 @@ def prepare(
       PrepareError: with every problem listed.
     """
     console = console or Console()
-    try:
-        spec = get_spec(name)
-    except ValueError as error:
-        raise PrepareError(str(error)) from None
     size = size or spec.size
-    target = dataset_dir(name, data_dir)
+    target = dataset_dir(spec.name, data_dir)
     before = _read_previous(previous) if previous else {}
     settings = {
         "size": list(size),
@@ -322,27 +356,33 @@ def prepare(
         "on_bad_file": on_bad_file,
         "previous": bool(previous),
         "allow_missing_classes": allow_missing_classes,
+        **({"folder": dataclasses.asdict(options)} if options else {}),
     }
     images, problems = collect(spec, source)
-    if problems and on_bad_file == "fail":
+    bad = [p for p in problems if not p.by_rule]
+    if bad and on_bad_file == "fail":
         raise PrepareError(
-            f"{len(problems)} files or rows cannot be used:\n"
-            + "\n".join(f"  {p.path}: {p.reason}" for p in problems)
+            f"{len(bad)} files or rows cannot be used:\n"
+            + "\n".join(f"  {p.path}: {p.reason}" for p in bad)
             + "\nCorrect them, or go on without them with --on_bad_file=skip."
         )
     if not images:
         raise PrepareError(f"--source={source} holds no usable image.")
+    notes = count_notes(spec, [i["record"] for i in images], problems)
     images, left_out, findings = divide(
         spec, images, mode=split, seed=seed, previous=before, allow_missing=allow_missing_classes
     )
     rank = {s: k for k, s in enumerate(SPLITS)}
     images.sort(key=lambda i: (rank[i["split"]], i["record"].id))
     manifest = _manifest(spec, images, [*problems, *left_out], settings, findings)
+    manifest["notes"] = notes
     done = _is_same(target, manifest, overwrite)
     if not done:
         _write_all(target, manifest, functools.partial(_write, spec, source, images, size))
     console.print(table(spec, images))
     _report(console, findings, [*problems, *left_out])
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     before_or_now = "prepared already, from the same files" if done else "prepared"
     console.print(f"{before_or_now}: {target}", soft_wrap=True, highlight=False)
     return target / MANIFEST
@@ -381,6 +421,7 @@ def _manifest(
             "split": i["split"],
             "bytes": i["bytes"],
             "sha256": i["sha256"],
+            "attributes": dict(i["record"].attributes),
         }
         for i in images
     ]
@@ -390,6 +431,7 @@ def _manifest(
         "modality": spec.modality,
         "classes": spec.classes,
         "normal": spec.normal,
+        "homepage": spec.homepage,
         "license": spec.license,
         "citation": spec.citation,
         "prepared_with": f"wlsrl_jax {wlsrl_jax.__version__}",
@@ -452,8 +494,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m wlsrl_jax.data.prepare",
         description="Validates, splits and pre-sizes a downloaded data set.",
     )
-    parser.add_argument("--dataset", required=True, help=", ".join(sorted(all_specs())))
-    parser.add_argument("--source", required=True, type=Path, help="folder as published")
+    parser.add_argument(
+        "--dataset", required=True, help=", ".join([*sorted(all_specs()), "folder (your own)"])
+    )
+    parser.add_argument(
+        "--source", required=True, type=Path, help="folder as published, or an archive of it"
+    )
     parser.add_argument("--data_dir", help="where to write; default TFDS_DATA_DIR, then TFDS's")
     parser.add_argument("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
     parser.add_argument("--split", choices=["grouped", "official"], default="grouped")
@@ -468,10 +514,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--allow_missing_classes", action="store_true", help="go on although a split lacks a class"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier preparation")
-    args = parser.parse_args(argv)
-    options = {k: v for k, v in vars(args).items() if k != "dataset"}
+    add_flags(parser)
+    flags = vars(parser.parse_args(argv))
     try:
-        prepare(args.dataset, options.pop("source"), options.pop("data_dir"), **options)
+        name, source = flags.pop("dataset"), flags.pop("source")
+        options = take_flags(flags, name)
+        prepare(name, source, flags.pop("data_dir"), options=options, **flags)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from wlsrl_jax.data.builders import get_spec
+from wlsrl_jax.data.builders import all_specs
 
 MANIFEST = "manifest.json"
 VERSION = "1.0.0"
@@ -112,6 +113,29 @@ class PreparedDataset:
     audit: Mapping[str, Any]
 
 
+def prepared_names(data_dir: str | None) -> list[str]:
+    """Names of the data sets that are prepared in a directory."""
+    found = resolve_data_dir(data_dir).glob(f"[a-z]*/{VERSION}/{MANIFEST}")
+    return sorted(path.parts[-3] for path in found)
+
+
+def _how_to_prepare(name: str, data_dir: str | None) -> str:
+    known = all_specs()
+    text = f"{name} is not prepared in {dataset_dir(name, data_dir)}. "
+    command = "Run: python -m wlsrl_jax.data.prepare"
+    rest = f"--source=DIR --data_dir={resolve_data_dir(data_dir)}"
+    if name in known:
+        return f"{text}{command} --dataset={name} {rest} (the original: {known[name].homepage})"
+    there = prepared_names(data_dir)
+    near = difflib.get_close_matches(name, [*known, *there], n=1)
+    return (
+        text
+        + (f"Did you mean {near[0]}? " if near else "")
+        + f"Prepared there: {', '.join(there) or 'nothing'}. Known: {', '.join(sorted(known))}. "
+        + f"If it is one of your own: {command} --dataset=folder --name={name} {rest}"
+    )
+
+
 def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
     """Opens a prepared data set.
 
@@ -123,18 +147,13 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
       The data set.
 
     Raises:
-      ValueError: for an unknown name, or a damaged set.
+      ValueError: for a damaged set.
       FileNotFoundError: if it is not prepared, with the command that does it.
     """
-    spec = get_spec(name)
     directory = dataset_dir(name, data_dir)
     path = directory / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{name} is not prepared in {directory}. Run: python -m wlsrl_jax.data.prepare "
-            f"--dataset={name} --source=DIR --data_dir={resolve_data_dir(data_dir)} "
-            f"(the original: {spec.homepage})"
-        )
+        raise FileNotFoundError(_how_to_prepare(name, data_dir))
     content = path.read_bytes()
     try:
         manifest = json.loads(content)

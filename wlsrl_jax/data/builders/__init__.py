@@ -7,13 +7,15 @@ import pkgutil
 
 from wlsrl_jax.data.builders.common import DatasetSpec
 
+_SHARED = ("common", "folder", "layout", "medmnist")  # modules that are no data set
+
 
 def all_specs() -> dict[str, DatasetSpec]:
     """Returns every data set of this folder by name."""
     modules = (
         importlib.import_module(f"{__name__}.{m.name}")
         for m in pkgutil.iter_modules(__path__)
-        if m.name != "common"
+        if m.name not in _SHARED
     )
     return {module.SPEC.name: module.SPEC for module in modules}
 
@@ -26,5 +28,8 @@ def get_spec(name: str) -> DatasetSpec:
     """
     specs = all_specs()
     if name not in specs:
-        raise ValueError(f"Unknown data set {name!r}; choose one of {', '.join(sorted(specs))}.")
+        raise ValueError(
+            f"Unknown data set {name!r}; choose one of {', '.join(sorted(specs))}, or folder for "
+            "one of your own."
+        )
     return specs[name]

@@ -30,4 +30,5 @@ SPEC = DatasetSpec(
     homepage="https://www.kaggle.com/c/aptos2019-blindness-detection",
     license="competition rules; not to be passed on",
     citation="Asia Pacific Tele-Ophthalmology Society, APTOS 2019 Blindness Detection, Kaggle.",
+    published={"all": {"0": 1805, "1": 370, "2": 999, "3": 193, "4": 295}},
 )

@@ -1,0 +1,55 @@
+"""A source as anybody may have it, a folder, an archive or a file, as a folder and its data set."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from wlsrl_jax.data import archives
+from wlsrl_jax.data.builders import all_specs, folder, get_spec
+from wlsrl_jax.data.builders.common import DatasetSpec
+
+
+def _inside(unpacked: Path) -> Path:
+    """What an archive holds, below the folders that only wrap it."""
+    while len(inner := list(unpacked.iterdir())) == 1 and inner[0].is_dir():
+        unpacked = inner[0]
+    return unpacked
+
+
+@contextlib.contextmanager
+def open_dataset(
+    name: str, source: Path, scratch: Path, options: folder.FolderOptions | None = None
+) -> Iterator[tuple[DatasetSpec, Path]]:
+    """Opens a source; nothing is ever written into it.
+
+    Args:
+      name: of the data set.
+      source: its folder, an archive of it, a folder of its archives, or a MedMNIST file.
+      scratch: folder for what is unpacked, deleted at the end.
+      options: of ``name="folder"``, a data set of one's own.
+
+    Yields:
+      (the data set, the folder to scan).
+
+    Raises:
+      ValueError: with the reason; paths in ``scratch`` are shown as paths in the source.
+    """
+    if not source.exists():
+        raise ValueError(f"--source={source} is not a directory.")
+    if source.is_dir() and not any(source.iterdir()):
+        raise ValueError(f"--source={source} is empty; unpack the download there first.")
+    spec = None if options else get_spec(name)
+    try:
+        with (spec.open if spec else archives.opened)(source, scratch) as opened:
+            if not opened.is_dir():
+                raise ValueError(f"--source={source} is neither a directory nor an archive.")
+            if spec is None and options is not None:
+                opened = _inside(opened) if opened == scratch else opened
+                spec = folder.make_spec(options, opened, sorted(all_specs()))
+            assert spec is not None
+            yield spec, opened
+    except ValueError as error:
+        error.args = (str(error).replace(str(scratch), str(source)),)
+        raise
