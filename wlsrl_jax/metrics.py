@@ -52,7 +52,15 @@ def evaluate_task(
 def labelled(
     task: Task, labels: np.ndarray, probabilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checks labels ``[N]`` and probabilities ``[N, C]`` and drops examples without label.
+    """Checks labels and probabilities and drops examples without label.
+
+    Args:
+      task: the task.
+      labels: ``[N]`` integers in ``[0, C)`` or ``MISSING``.
+      probabilities: ``[N, C]``.
+
+    Returns:
+      (labels ``[M]``, probabilities float64 ``[M, C]``) of the labelled ones.
 
     Raises:
       ValueError: if the shapes disagree or a probability is not finite.
@@ -150,7 +158,17 @@ def weighted_metrics(
 def undefined_reasons(
     task: Task, labels: np.ndarray, probabilities: np.ndarray, values: Metrics
 ) -> dict[str, str]:
-    """Says of each metric that is NaN why, and which classes have no example."""
+    """Says of each metric that is NaN why, and which classes have no example.
+
+    Args:
+      task: the task.
+      labels: ``[N]`` integers in ``[0, C)``.
+      probabilities: ``[N, C]``.
+      values: metric name -> value.
+
+    Returns:
+      Metric name -> reason.
+    """
     if not labels.size:
         return dict.fromkeys((k for k in values if k != "count"), "no labelled example here")
     present = np.unique(labels)
@@ -174,7 +192,17 @@ def undefined_reasons(
 def confusion(
     labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Confusion matrices ``[R, C, C]``, true class first, for weights ``[R, N]``."""
+    """Counts (true class, predicted class) by weight.
+
+    Args:
+      labels: ``[N]`` integers in ``[0, C)``.
+      predicted: ``[N]`` integers in ``[0, C)``.
+      weights: ``[R, N]``.
+      classes: C.
+
+    Returns:
+      ``[R, C, C]``, true class first.
+    """
     cell = labels * classes + predicted
     matrix = np.zeros((len(weights), classes * classes))
     for k in np.unique(cell):
@@ -286,9 +314,15 @@ def _log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 def calibration_bins(
     confidence: np.ndarray, weights: np.ndarray, *, equal_mass: bool
 ) -> np.ndarray:
-    """Bin of each example: ``[N]``, for equal width, or ``[R, N]``, for equal mass.
+    """Bins of confidence; examples of equal confidence share one.
 
-    Examples of equal confidence share a bin.
+    Args:
+      confidence: ``[N]`` in 0..1.
+      weights: ``[R, N]``.
+      equal_mass: whether bins hold equal weight instead of having equal width.
+
+    Returns:
+      Bin of each example: ``[N]`` for equal width, ``[R, N]`` for equal mass.
     """
     if not equal_mass:
         bins = np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1  # (0, 1/15], (1/15, 2/15]
@@ -303,7 +337,17 @@ def calibration_bins(
 def calibration_error(
     confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray, *, equal_mass: bool
 ) -> np.ndarray:
-    """Expected calibration error ``[R]``; see ``weighted_metrics``."""
+    """Expected calibration error; see ``weighted_metrics``.
+
+    Args:
+      confidence: ``[N]`` in 0..1, of the predicted class.
+      correct: ``[N]`` bool.
+      weights: ``[R, N]``.
+      equal_mass: see ``calibration_bins``.
+
+    Returns:
+      ``[R]``.
+    """
     gap = weights * (confidence - correct)
     bins = calibration_bins(confidence, weights, equal_mass=equal_mass)
     error = np.zeros(len(weights))

@@ -1,0 +1,42 @@
+"""What the smaller command lines share: errors in one line, tables that fit a log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from wlsrl_jax.environment import cache_directory
+
+
+def run_command(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
+    """Runs a command and ends the process: status 2 and one line for a mistake of the user's.
+
+    Args:
+      main: parses the arguments (None: those of the process) and does the work.
+    """
+    for noisy in ("absl", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
+    try:
+        main(None)
+    except (ValueError, OSError) as error:
+        if os.environ.get("WLSRL_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table; a log has no width, so there it is not folded to 80 columns."""
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(width=140, highlight=False)).print(table)

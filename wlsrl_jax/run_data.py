@@ -1,0 +1,38 @@
+"""The data set that a finished run was trained on, opened again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.trained import TrainedRun
+
+
+def open_split(run: TrainedRun, split: str, data_dir: str = "") -> tuple[Dataset, Any]:
+    """Opens a split of a run's own data set.
+
+    Args:
+      run: the run.
+      split: "train", "validation" or "test".
+      data_dir: of prepared data, where it has moved since; "" is the run's own.
+
+    Returns:
+      (data set, source of the split).
+
+    Raises:
+      ValueError: if the split does not exist, or if the data were prepared anew since.
+      FileNotFoundError: if the data are not there.
+    """
+    data = run.config.data
+    if data_dir:
+        data = data.copy_and_resolve_references()
+        data.data_dir = data_dir
+    dataset = load_dataset(data, run.modality)
+    if dataset.fingerprint != run.data["fingerprint"]:
+        raise ValueError(
+            f"{dataset.name} has been prepared anew since {run.workdir} was trained, so its "
+            f"{split} images may have been trained on. Restore that preparation, or train again."
+        )
+    if split not in dataset.splits:
+        raise ValueError(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
+    return dataset, dataset.splits[split]
