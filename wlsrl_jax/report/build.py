@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -42,6 +41,14 @@ def with_interval(found: Mapping[str, Any] | None) -> str:
     low, high = number(found["low"]), number(found["high"])
     between = " to " if low.startswith("-") else "–"
     return number(found["value"]) + ("" if low == "–" else f" ({low}{between}{high})")
+
+
+def cell(found: Mapping[str, Any] | None) -> Any:
+    """``with_interval`` as HTML, whose interval goes to a second line on a phone."""
+    from markupsafe import Markup
+
+    value, _, ends = with_interval(found).partition(" ")
+    return Markup('{} <span class="interval">{}</span>').format(value, ends) if ends else value
 
 
 def reasons(statistics: Mapping[str, Any], task: str) -> list[str]:
@@ -160,7 +167,7 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "interval": with_interval}
+    environment.filters |= {"number": number, "interval": with_interval, "cell": cell}
     return environment.get_template("report.html.j2").render(
         version=wlsrl_jax.__version__,
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -170,7 +177,6 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
         comparisons=comparisons(runs),
         names=names,
         show_ids=show_ids,
-        zip=itertools.zip_longest,
     )
 
 
