@@ -16,24 +16,25 @@ from rich.table import Table
 from wlsrl_jax.environment import cache_directory
 
 
-def run_command(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
+def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """Runs a command and ends the process: status 2 and one line for a mistake of the user's.
 
     Args:
-      main: parses the arguments (None: those of the process) and does the work.
+      main: parses the arguments (None: those of the process), does the work and returns the
+        exit status, None for 0.
     """
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
     try:
-        main(None)
+        status = main(None)
     except (ValueError, OSError) as error:
         if os.environ.get("WLSRL_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(0)
+    sys.exit(status)
 
 
 def print_table(table: Table) -> None:

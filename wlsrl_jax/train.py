@@ -139,6 +139,7 @@ def _describe_run(run: Run, workdir: Path) -> None:
             "fingerprint": run.dataset.fingerprint,
             "classes": run.dataset.classes,
             "normal": run.dataset.normal,
+            "prepared_size": run.dataset.prepared_size,
             "tasks": tasks,
             "class_weights": run.class_weights,
             "examples": {name: len(source) for name, source in run.dataset.splits.items()},

@@ -29,6 +29,8 @@ class Dataset:
       details: id -> {"patient", "attributes": {column: value}}; empty for phantoms.
       has_patient_ids: whether every image names its patient.
       audit: what preparation found; empty for phantoms.
+      prepared_size: (height, width) to which its images were resized when it was prepared; None
+        for phantoms, which are drawn in the model's size.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Dataset:
     details: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     has_patient_ids: bool = False
     audit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prepared_size: tuple[int, int] | None = None
 
 
 def load_dataset(data: Any, modality: str) -> Dataset:
@@ -100,6 +103,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         found.details,
         bool(found.audit.get("has_patient_ids")),
         found.audit,
+        found.size,
     )
 
 

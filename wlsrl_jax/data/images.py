@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 MIN_SIDE = 16
 MAX_BYTES = 256 * 2**20
 MAX_SIDE = 12_000  # a fundus photograph is laid on a square
 MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 
 
@@ -39,19 +40,32 @@ def decode(data: bytes, channels: int) -> np.ndarray:
     Raises:
       BadImageError: with the reason.
     """
+    return to_array(open_image(data), channels)
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Decodes an image file, pixels and channels as they are in it.
+
+    Args:
+      data: content of the file. Of DICOM files only pixels are read (``data/dicom.py``).
+
+    Returns:
+      The whole image, the EXIF orientation applied.
+
+    Raises:
+      BadImageError: with the reason.
+    """
     if not data:
         raise BadImageError("the file is empty (0 bytes)")
+    if data[128:132] == DICOM_MARK:
+        from wlsrl_jax.data.dicom import read_frame  # an optional package
+
+        return read_frame(io.BytesIO(data))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-            if max(width, height) > MAX_SIDE:
-                raise BadImageError(f"{width}x{height} pixels; a side is above {MAX_SIDE:,} pixels")
-            if min(width, height) < MIN_SIDE:
-                raise BadImageError(f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels")
+            check_size(*image.size)
             image.load()
-            return _to_uint8(ImageOps.exif_transpose(image), channels)
+            return ImageOps.exif_transpose(image)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -62,6 +76,20 @@ def decode(data: bytes, channels: int) -> np.ndarray:
         ) from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged data
         raise BadImageError(f"truncated or damaged ({error})") from None
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuses sizes, in pixels, that no camera makes.
+
+    Raises:
+      BadImageError: with the reason.
+    """
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_SIDE:
+        raise BadImageError(f"{width}x{height} pixels; a side is above {MAX_SIDE:,} pixels")
+    if min(width, height) < MIN_SIDE:
+        raise BadImageError(f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels")
 
 
 def read_file(path: Path) -> bytes:
@@ -79,7 +107,19 @@ def read_file(path: Path) -> bytes:
         raise BadImageError(f"cannot be read ({error.strerror})") from None
 
 
-def _to_uint8(image: Image.Image, channels: int) -> np.ndarray:
+def to_array(image: Image.Image, channels: int) -> np.ndarray:
+    """Converts an opened image; see ``decode`` for how.
+
+    Args:
+      image: of any mode.
+      channels: 1 for grey, 3 for RGB.
+
+    Returns:
+      uint8 ``[H, W, channels]``.
+
+    Raises:
+      BadImageError: for pixels without a known range.
+    """
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         wide = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.clip(np.rint(wide / 257.0), 0, 255).astype(np.uint8))
@@ -89,7 +129,10 @@ def _to_uint8(image: Image.Image, channels: int) -> np.ndarray:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    try:
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except ValueError:
+        raise BadImageError(f"pixels of mode {image.mode} cannot be converted") from None
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -115,6 +158,27 @@ def crop_field(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
 
 
+def shrink(image: np.ndarray, modality: str, height: int, width: int) -> np.ndarray:
+    """Crops a decoded image (fundus) and resizes it, as prepared data are.
+
+    Args:
+      image: uint8 ``[H, W, C]``.
+      modality: "oct" or "fundus".
+      height: of the result, pixels.
+      width: of the result, pixels.
+
+    Returns:
+      uint8 ``[height, width, C]``.
+    """
+    if modality == "fundus":
+        image = crop_field(image)
+    shrinks = image.shape[0] > height or image.shape[1] > width
+    small = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return small.reshape(height, width, image.shape[2])
+
+
 def presize(data: bytes, modality: str, height: int, width: int) -> bytes:
     """Decodes, crops (fundus) and resizes an image, and encodes it as PNG.
 
@@ -130,13 +194,7 @@ def presize(data: bytes, modality: str, height: int, width: int) -> bytes:
     Raises:
       BadImageError: with the reason.
     """
-    image = decode(data, 1 if modality == "oct" else 3)
-    if modality == "fundus":
-        image = crop_field(image)
-    shrinks = image.shape[0] > height or image.shape[1] > width
-    small = cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    small = shrink(decode(data, 1 if modality == "oct" else 3), modality, height, width)
     if modality == "fundus":
         small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     done, buffer = cv2.imencode(".png", small)

@@ -111,6 +111,7 @@ class PreparedDataset:
     manifest_sha256: str
     details: Mapping[str, Mapping[str, Any]]
     audit: Mapping[str, Any]
+    size: tuple[int, int]
 
 
 def prepared_names(data_dir: str | None) -> list[str]:
@@ -164,7 +165,8 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
             labels[image["split"]].append(manifest["classes"].index(image["class"]))
             ids[image["split"]].append(image["id"])
             groups[image["split"]].append(image["group"])
-    except (json.JSONDecodeError, KeyError, ValueError) as error:
+        height, width = map(int, manifest["settings"]["size"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
         )
@@ -184,4 +186,5 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
         hashlib.sha256(content).hexdigest(),
         details,
         manifest.get("audit", {}),
+        (height, width),
     )

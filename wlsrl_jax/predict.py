@@ -1,0 +1,267 @@
+"""Probabilities of image files, by a finished run.
+
+    python -m wlsrl_jax.predict --workdir=RUN --output=FILE.csv PATH...
+
+A path is a file, a folder, a pattern, or a CSV list with a column "path" (``image_list.py``). The
+output has the columns "path" and ``TASK/CLASS``; killed half-way, the same command goes on
+(``prediction_file.py``). Images are made ready exactly as prepared data are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from wlsrl_jax.calibration import fit_temperature, scale
+from wlsrl_jax.command import run_command
+from wlsrl_jax.data.images import BadImageError
+from wlsrl_jax.evaluate import read_predictions
+from wlsrl_jax.evidence.document import NAME as STATISTICS
+from wlsrl_jax.explain.grad_cam import grad_cam
+from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.image_list import Item, find_images
+from wlsrl_jax.model_input import InputSpec, ModelInput, input_spec, read_input
+from wlsrl_jax.prediction_file import PredictionFile
+from wlsrl_jax.run_log import PHANTOM_NOTE
+from wlsrl_jax.trained import TrainedRun, load_trained
+from wlsrl_jax.workdir import read_json
+
+EXIT_SOME_BAD = 1
+"""Exit status where some images have no row, and their reasons are in ``FILE.errors.csv``."""
+
+
+def temperatures(run: TrainedRun) -> dict[str, float]:
+    """Temperature of each task, from the run's statistics or its validation predictions.
+
+    Raises:
+      ValueError: if it has neither, or if a task has no temperature.
+    """
+    path = run.workdir / STATISTICS
+    if path.exists():
+        found = {t: c["temperature"] for t, c in read_json(path)["calibration"].items()}
+    else:
+        rows = read_predictions(run.workdir / "predictions.csv", run.tasks)["validation"]
+        found = {
+            t.name: fit_temperature(rows.labels[t.name], rows.probabilities[t.name])
+            for t in run.tasks
+        }
+    lacking = [t.name for t in run.tasks if not found.get(t.name)]
+    if lacking:
+        raise ValueError(
+            f"--calibrated: {run.workdir} has no temperature for {', '.join(lacking)}, because its "
+            "validation split has one class only."
+        )
+    return {t.name: found[t.name] for t in run.tasks}
+
+
+def _read(item: Item, spec: InputSpec) -> ModelInput | str:
+    """The input, or why there is none."""
+    if item.problem:
+        return item.problem
+    try:
+        return read_input(Path(item.path), spec, item.frame)
+    except BadImageError as error:
+        return str(error)
+
+
+def _read_ahead(
+    items: Iterable[Item], spec: InputSpec, threads: int, ahead: int
+) -> Iterator[tuple[Item, ModelInput | str]]:
+    """Reads in threads, a bounded number of images ahead, in order."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: collections.deque[tuple[Item, Future[ModelInput | str]]] = collections.deque()
+        for item in items:
+            waiting.append((item, pool.submit(_read, item, spec)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+def predict_images(
+    run: TrainedRun,
+    items: Sequence[Item],
+    file: PredictionFile,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    modality_check: str = "refuse",
+    calibrated: Mapping[str, float] | None = None,
+    on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
+    report: Callable[[int, str], None] = lambda count, message: None,
+) -> int:
+    """Predicts the images that have no row yet and adds their rows.
+
+    Args:
+      run: the model.
+      items: the images.
+      file: open output.
+      batch_size: images at a time; the last batch is filled up, so one shape is compiled.
+      threads: that read; the number of processors by default.
+      modality_check: "refuse" pictures that look like the other modality, "warn", or "off".
+      calibrated: task -> temperature, or None for raw probabilities.
+      on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
+      report: gets (images dealt with, a message or "").
+
+    Returns:
+      Number of images without a row.
+    """
+    spec, predict = input_spec(run), run.predictor()
+    todo = [item for item in items if item.name not in file.done]
+    ready: list[tuple[Item, np.ndarray]] = []
+    bad = 0
+
+    def flush() -> None:
+        if not ready:
+            return
+        images = np.stack([image for _, image in ready])
+        filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
+        output = predict(jnp.asarray(filled))
+        rows = []
+        for task in run.tasks:
+            p = np.asarray(output[task.name])[: len(images)]
+            rows.append(scale(p, calibrated[task.name]) if calibrated else p)
+        on_batch([item for item, _ in ready], filled)
+        file.add([item.name for item, _ in ready], np.concatenate(rows, axis=1).tolist())
+        report(len(ready), "")
+        ready.clear()
+
+    threads = threads or os.cpu_count() or 1
+    for item, found in _read_ahead(todo, spec, threads, 2 * batch_size):
+        if isinstance(found, str):
+            reason = found
+        elif found.warning and modality_check == "refuse":
+            reason = f"refused: {found.warning} (--modality_check=warn predicts it all the same)"
+        else:
+            if found.warning and modality_check == "warn":
+                report(0, f"warning: {item.name}: {found.warning}")
+            ready.append((item, found.image))
+            if len(ready) == batch_size:
+                flush()
+            continue
+        bad += 1
+        file.bad(item.name, reason)
+        report(1, f"{item.name}: {reason}")
+    flush()
+    return bad
+
+
+def _overlays(run: TrainedRun, folder: Path, taken: set[str]) -> Callable[..., None]:
+    """Writes a picture an image and task: what speaks for the predicted class."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(items: list[Item], images: np.ndarray) -> None:
+        for task in run.tasks:
+            heat = grad_cam(run.model, run.variables, images, task.name)["fused"]
+            for item, image, h in zip(items, images, heat, strict=False):
+                drawn = overlay(upscale(image), np.clip(upscale(h), 0, 1))
+                stem = f"{Path(item.path).stem}{f'_{item.frame}' if item.frame else ''}"
+                path = folder / f"{stem}.{task.name}.png"
+                if path.name in taken:  # the same name in two folders
+                    path = folder / f"{zlib.crc32(item.name.encode()):08x}-{path.name}"
+                taken.add(path.name)
+                cv2.imwrite(str(path), drawn[..., ::-1])
+
+    return write
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.predict",
+        description="Probabilities of image files, by a finished run. Research use only.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, patterns, CSVs")
+    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--output", type=Path, required=True, help="FILE.csv or FILE.parquet")
+    parser.add_argument("--calibrated", action="store_true", help="temperature-scaled")
+    parser.add_argument("--overlays", type=Path, help="folder for pictures of what was looked at")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--on_bad_file", choices=["fail", "skip"], default="fail",
+        help="exit status 1 or 0 where images have no row; all others have one either way",
+    )  # fmt: skip
+    parser.add_argument(
+        "--modality_check", choices=["refuse", "warn", "off"], default="refuse",
+        help="of pictures that look like the other kind of image",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size={args.batch_size} must be at least 1.")
+    run = load_trained(args.workdir)
+    listed = find_images(args.paths)
+    console = Console(stderr=True, highlight=False)
+    if listed.ignored:
+        console.print(f"{listed.ignored} files are passed over: their names are not of images")
+    warm = temperatures(run) if args.calibrated else None
+    identity = {
+        "run": str(args.workdir.resolve()),
+        "step": read_json(args.workdir / "metrics.json")["selected"]["step"]
+        if (args.workdir / "metrics.json").exists()
+        else None,
+        "data": run.data["fingerprint"],
+        "temperatures": warm,
+        "modality_check": args.modality_check,
+    }
+    note = PHANTOM_NOTE if run.data["phantom"] else ""
+    columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
+    with PredictionFile(args.output, columns, identity, {"note": note}) as file:
+        todo = [item for item in listed.items if item.name not in file.done]
+        if file.finished:
+            if todo:
+                raise ValueError(
+                    f"{args.output} is complete and lacks {len(todo)} images of this command, such "
+                    f"as {todo[0].name}; use another --output."
+                )
+            print(f"{args.output}: complete, {len(file.done)} images")
+            return 0
+        if file.done:
+            console.print(f"going on: {len(file.done)} images are done")
+        draw = _overlays(run, args.overlays, set()) if args.overlays else lambda *_: None
+        with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
+            bar = progress.add_task("predicting", total=len(todo))
+
+            def report(count: int, message: str) -> None:
+                progress.advance(bar, count)
+                if message:
+                    console.print(message, markup=False, soft_wrap=True)
+
+            bad = predict_images(
+                run,
+                listed.items,
+                file,
+                batch_size=args.batch_size,
+                modality_check=args.modality_check,
+                calibrated=warm,
+                on_batch=draw,
+                report=report,
+            )
+        if not file.done:
+            raise ValueError(f"none of the {bad} images can be used; see {file.errors_path}.")
+        file.finish()
+    print("\n".join(filter(None, [note, f"{args.output}: {len(file.done)} images"])))
+    if bad:
+        print(f"{bad} images without a row: {file.errors_path}", file=sys.stderr)
+    return EXIT_SOME_BAD if bad and args.on_bad_file == "fail" else 0
+
+
+if __name__ == "__main__":
+    run_command(main)
