@@ -201,6 +201,7 @@ def test_mistakes_are_one_line(finished, tmp_path, monkeypatch, change, message)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "leaves.csv").write_text("path\n../secret.png\n")
     (tmp_path / "other.csv").write_text("file\na.png\n")
+    (tmp_path / "good.csv").write_text("path\na.png\n")
     flags = [f"--workdir={finished}", "--output=out.csv"]
     with pytest.raises(ValueError, match=message):
-        predict.main([*flags, *change, *(["other.csv"] if change[0].startswith("--") else [])])
+        predict.main([*flags, *change, *(["good.csv"] if change[0].startswith("--") else [])])

@@ -95,7 +95,9 @@ def _is_empty(x: Array, kernel: Array, padding: str, dilation: int) -> bool:
     """Whether there is no output: nothing to compute, or a kernel larger than the image."""
     reach = [(k - 1) * dilation + 1 for k in kernel.shape[:2]]
     too_large = reach[0] > x.shape[1] or reach[1] > x.shape[2]
-    return min(*x.shape, *kernel.shape) == 0 or (padding == "VALID" and too_large)
+    # Compared one by one, for a symbolic batch size has no order among numbers.
+    none = any(side == 0 for side in (*x.shape, *kernel.shape))
+    return none or (padding == "VALID" and too_large)
 
 
 def conv2d(

@@ -1,0 +1,150 @@
+"""A trained model as one file that runs without this package.
+
+    python -m wlsrl_jax.export --workdir=RUN --output=DIR
+
+writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
+``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy
+and OpenCV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+import wlsrl_jax
+from wlsrl_jax import exported_model
+from wlsrl_jax.command import run_command
+from wlsrl_jax.evidence.document import NAME as STATISTICS
+from wlsrl_jax.model_input import input_spec
+from wlsrl_jax.run_log import PHANTOM_NOTE
+from wlsrl_jax.setup_run import build_model
+from wlsrl_jax.train_step import make_predict_step
+from wlsrl_jax.trained import TrainedRun, load_trained
+from wlsrl_jax.workdir import read_json, write_json
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+FILES = ("model.stablehlo", "model.json", "run_model.py")
+
+
+def serialize(run: TrainedRun) -> bytes:
+    """Lowers the forward pass of a run with its weights.
+
+    Args:
+      run: the run.
+
+    Returns:
+      A serialized ``jax.export.Exported`` of a function of uint8 ``[b, H, W, C]`` giving
+      task -> float32 probabilities ``[b, classes]``, for any b and every platform.
+    """
+    # The kernels compiled for this machine's processor stay here: plain XLA runs anywhere.
+    config = run.config.copy_and_resolve_references()
+    config.model.conv_implementation = "lax"
+    predict = make_predict_step(build_model(config, run.tasks))
+    variables = jax.tree.map(jnp.asarray, run.variables)
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.uint8)
+    function = jax.jit(lambda images: predict(variables, images))
+    return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
+
+
+def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
+    """The content of ``model.json``: all that a caller must know."""
+    spec = input_spec(run)
+    statistics = run.workdir / STATISTICS
+    calibration = read_json(statistics)["calibration"] if statistics.exists() else {}
+    height, width, channels = run.image_shape
+    return {
+        "note": PHANTOM_NOTE if run.data["phantom"] else "",
+        "use": "research use only: no medical device, not for decisions about patients",
+        "dataset": run.data["dataset"],
+        "modality": run.modality,
+        "input": {
+            "type": "uint8",
+            "shape": ["batch", height, width, channels],
+            "channels": "grey" if channels == 1 else "RGB",
+            "steps": [
+                *(["crop to the round field, pad to a square"] if spec.prepared_size
+                  and run.modality == "fundus" else []),
+                *([f"resize to {spec.prepared_size[0]}x{spec.prepared_size[1]} (area)"]
+                  if spec.prepared_size else []),
+                f"resize to {height}x{width} (area when shrinking, else linear)",
+            ],
+            "prepared_size": spec.prepared_size,
+            "normalisation": "inside the model",
+        },
+        "output": {
+            t.name: {
+                "classes": t.classes,
+                "ordinal": t.ordinal,
+                "temperature": calibration.get(t.name, {}).get("temperature"),
+            }
+            for t in run.tasks
+        },
+        "platforms": PLATFORMS,
+        "sha256": hashlib.sha256(artifact).hexdigest(),
+        "made_with": {"wlsrl_jax": wlsrl_jax.__version__, "jax": jax.__version__},
+        "compatibility": "jax reads exported functions for at least six months after the release "
+        "that wrote them; keep the workdir to export anew",
+    }  # fmt: skip
+
+
+def export_run(run: TrainedRun, output: Path, *, overwrite: bool = False) -> Path:
+    """Writes the three files of an exported model.
+
+    Args:
+      run: the run.
+      output: folder, made if it does not exist.
+      overwrite: replace another model there.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if another model lies there.
+    """
+    artifact = serialize(run)
+    description = json.loads(json.dumps(describe(run, artifact)))
+    there = output / "model.json"
+    if there.exists() and not overwrite and read_json(there)["output"] != description["output"]:
+        raise ValueError(f"--output={output} holds another model; --overwrite replaces it.")
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("model.stablehlo", artifact),
+        ("run_model.py", inspect.getsource(exported_model).encode()),
+    ):
+        temporary = output / f"{name}.tmp"
+        temporary.write_bytes(content)
+        os.replace(temporary, output / name)
+    write_json(there, description)  # last: it has the digest of the artifact
+    return output
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.export", description="A model as one file."
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace another model there")
+    args = parser.parse_args(argv)
+    run = load_trained(args.workdir)
+    folder = export_run(run, args.output, overwrite=args.overwrite)
+    size = (folder / FILES[0]).stat().st_size
+    if run.data["phantom"]:
+        print(PHANTOM_NOTE)
+    print(f"{folder}: {', '.join(FILES)} ({size / 2**20:.1f} MB)")
+
+
+if __name__ == "__main__":
+    run_command(_main)
