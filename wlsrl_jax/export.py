@@ -3,8 +3,8 @@
     python -m wlsrl_jax.export --workdir=RUN --output=DIR
 
 writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
-``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy
-and OpenCV.
+``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
+flatbuffers and OpenCV.
 """
 
 from __future__ import annotations

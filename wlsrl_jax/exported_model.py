@@ -1,6 +1,6 @@
 """Runs an exported model on image files: python run_model.py IMAGE...
 
-Needs jax, numpy and opencv-python-headless, and the files model.stablehlo and model.json beside
+Needs jax, numpy, flatbuffers and opencv-python-headless, and model.stablehlo and model.json beside
 it. Research use only: no medical device, not for decisions about patients.
 """
 
