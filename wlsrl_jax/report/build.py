@@ -68,8 +68,8 @@ def _task_plots(run: RunFacts, task: str) -> list[str]:
     return [*found, plots.reliability(task, run.statistics["reliability"][task])]
 
 
-def _results(run: RunFacts) -> list[dict[str, Any]]:
-    """What the page shows of each task."""
+def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
+    """What a page shows of each task."""
     rows = []
     test = run.statistics["splits"]["test"]
     for task in run.trained.tasks:
@@ -81,7 +81,7 @@ def _results(run: RunFacts) -> list[dict[str, Any]]:
                 "metrics": [m for m in TITLES if m in found["metrics"]],
                 "per_class": found.get("per_class", {}),
                 "confusion": found.get("confusion"),
-                "plots": _task_plots(run, task.name),
+                "plots": _task_plots(run, task.name) if with_plots else [],
                 "reasons": reasons(run.statistics, task.name),
                 "calibration": run.statistics["calibration"][task.name],
                 "points": [q for q in run.statistics["operating_points"] if q["task"] == task.name],
@@ -133,11 +133,26 @@ def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
         )
     return {
         "run": run,
-        "results": _results(run),
+        "results": results(run),
         "mistakes": shown,
         "mistakes_problem": problem,
         "training": plots.training(run.lines, run.metrics["selected"]["step"]),
     }
+
+
+def templates(*, autoescape: bool) -> Any:
+    """Where the pages come from; ``autoescape`` for HTML."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wlsrl_jax.report"),
+        autoescape=autoescape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "interval": with_interval, "cell": cell}
+    return environment
 
 
 def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False) -> str:
@@ -154,29 +169,23 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
     Raises:
       ValueError: for a workdir without a finished run, or runs that cannot be compared.
     """
-    import jinja2
-
     runs = [collect(workdir) for workdir in workdirs]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"two workdirs have the same name: {', '.join(sorted(names))}.")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wlsrl_jax.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": number, "interval": with_interval, "cell": cell}
-    return environment.get_template("report.html.j2").render(
-        version=wlsrl_jax.__version__,
-        date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        phantom_note=PHANTOM_NOTE,
-        titles=TITLES,
-        pages=[_page(run, pictures, show_ids) for run in runs],
-        comparisons=comparisons(runs),
-        names=names,
-        show_ids=show_ids,
+    return (
+        templates(autoescape=True)
+        .get_template("report.html.j2")
+        .render(
+            version=wlsrl_jax.__version__,
+            date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            phantom_note=PHANTOM_NOTE,
+            titles=TITLES,
+            pages=[_page(run, pictures, show_ids) for run in runs],
+            comparisons=comparisons(runs),
+            names=names,
+            show_ids=show_ids,
+        )
     )
 
 

@@ -1,0 +1,81 @@
+"""Command line: python -m wlsrl_jax.report.model_card WORKDIR [--output=FILE.md]."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+import wlsrl_jax
+from wlsrl_jax.command import run_command
+from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.report.build import TITLES, results, templates
+from wlsrl_jax.report.collect import collect
+from wlsrl_jax.run_log import PHANTOM_NOTE
+
+NAME = "MODEL_CARD.md"
+FEW = 20
+"""Test images of a class below which the card warns."""
+
+
+def model_card(workdir: Path) -> str:
+    """Writes the model card of a finished run as Markdown.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      The text.
+
+    Raises:
+      ValueError: if it is not finished or damaged.
+    """
+    run = collect(workdir)
+    rows = results(run, with_plots=False)
+    for row in rows:
+        row["few"] = [c for c, v in row["per_class"].items() if 0 < v["count"] < FEW]
+    leaves = jax.tree.leaves(run.trained.variables["params"])
+    return (
+        templates(autoescape=False)
+        .get_template("model_card.md.j2")
+        .render(
+            run=run,
+            config=run.trained.config,
+            data=run.trained.data,
+            shape=run.trained.image_shape,
+            spec=all_specs().get(run.trained.data["dataset"]),
+            s=run.statistics,
+            results=rows,
+            titles=TITLES,
+            metrics=[m for m in TITLES if any(m in row["metrics"] for row in rows)],
+            parameters=sum(math.prod(p.shape) for p in leaves),
+            phantom_note=PHANTOM_NOTE,
+            version=wlsrl_jax.__version__,
+            date=datetime.date.today().isoformat(),
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the card."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.report.model_card", description="Model card of a finished run."
+    )
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
+    parser.add_argument("--output", type=Path, help=f"default: {NAME} in the workdir")
+    args = parser.parse_args(argv)
+    text = model_card(args.workdir)
+    output = args.output or args.workdir / NAME
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, output)
+    print(f"model card: {output}")
+
+
+if __name__ == "__main__":
+    run_command(main)
