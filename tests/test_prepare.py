@@ -399,7 +399,7 @@ def test_the_command_line(source, tmp_path, capsys):
     assert main(arguments) == 0
     assert "prepared" in capsys.readouterr().out
     (source / "NO" / "no_000.jpg").write_bytes(b"")
-    assert main([*arguments, "--overwrite"]) == 1
+    assert main([*arguments, "--overwrite"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 1 files or rows") and "NO/no_000.jpg" in error
     with pytest.raises(SystemExit):

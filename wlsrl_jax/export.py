@@ -26,6 +26,7 @@ import wlsrl_jax
 from wlsrl_jax import exported_model
 from wlsrl_jax.command import run_command
 from wlsrl_jax.evidence.document import NAME as STATISTICS
+from wlsrl_jax.export_onnx import onnx_model
 from wlsrl_jax.model_input import input_spec
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.setup_run import build_model
@@ -99,12 +100,15 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def export_run(run: TrainedRun, output: Path, *, overwrite: bool = False) -> Path:
-    """Writes the three files of an exported model.
+def export_run(
+    run: TrainedRun, output: Path, *, onnx: bool = False, overwrite: bool = False
+) -> Path:
+    """Writes the files of an exported model.
 
     Args:
       run: the run.
       output: folder, made if it does not exist.
+      onnx: write ``model.onnx`` as well.
       overwrite: replace another model there.
 
     Returns:
@@ -118,11 +122,16 @@ def export_run(run: TrainedRun, output: Path, *, overwrite: bool = False) -> Pat
     there = output / "model.json"
     if there.exists() and not overwrite and read_json(there)["output"] != description["output"]:
         raise ValueError(f"--output={output} holds another model; --overwrite replaces it.")
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in (
+    files = [
         ("model.stablehlo", artifact),
         ("run_model.py", inspect.getsource(exported_model).encode()),
-    ):
+    ]
+    if onnx:
+        notes = {"note": description["note"], "use": description["use"]}
+        content = onnx_model(run.model, run.variables, run.tasks, run.image_shape, notes)
+        files.append(("model.onnx", content))
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files:
         temporary = output / f"{name}.tmp"
         temporary.write_bytes(content)
         os.replace(temporary, output / name)
@@ -136,14 +145,16 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--overwrite", action="store_true", help="replace another model there")
     args = parser.parse_args(argv)
     run = load_trained(args.workdir)
-    folder = export_run(run, args.output, overwrite=args.overwrite)
-    size = (folder / FILES[0]).stat().st_size
+    folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
     if run.data["phantom"]:
         print(PHANTOM_NOTE)
-    print(f"{folder}: {', '.join(FILES)} ({size / 2**20:.1f} MB)")
+    names = [*FILES, *(["model.onnx"] if args.onnx else [])]
+    sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]
+    print(f"{folder}: {', '.join(sizes)}")
 
 
 if __name__ == "__main__":

@@ -522,7 +522,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(name, source, flags.pop("data_dir"), options=options, **flags)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
