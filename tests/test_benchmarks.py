@@ -57,3 +57,13 @@ def test_a_process_of_its_own_repeats_and_reports_its_memory(benchmark):
     times = harness.interleave({"a": product}, rounds=2, seconds=0.01)
     assert len(times["a"]) == 2 and min(times["a"]) > 0
     assert product.close() > 2**20
+
+
+def test_exported_models_are_timed_after_they_agree(benchmark, finished, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    export = benchmark("export")
+    runs, _ = export.setup(str(finished), str(tmp_path))
+    assert set(runs) == {f"{way}, batch {size}" for way in export.WAYS for size in export.BATCHES}
+    for call in runs.values():
+        call(1)

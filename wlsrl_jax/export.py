@@ -48,9 +48,10 @@ def serialize(run: TrainedRun) -> bytes:
       A serialized ``jax.export.Exported`` of a function of uint8 ``[b, H, W, C]`` giving
       task -> float32 probabilities ``[b, classes]``, for any b and every platform.
     """
-    # The kernels compiled for this machine's processor stay here: plain XLA runs anywhere.
+    # Kernels compiled for this processor stay here: what is written out in XLA runs anywhere, and
+    # accelerators get the plain convolution (``ops.py``).
     config = run.config.copy_and_resolve_references()
-    config.model.conv_implementation = "lax"
+    config.model.conv_implementation = "xla"
     predict = make_predict_step(build_model(config, run.tasks))
     variables = jax.tree.map(jnp.asarray, run.variables)
     (batch,) = export.symbolic_shape("b")
