@@ -321,8 +321,10 @@ def test_stopped_in_the_last_evaluation_the_results_name_the_right_checkpoint(fi
         train(tiny_config(log_example_ids=True), workdir, StopAfter(17))
     run(workdir, log_example_ids=True)
     assert_same_run(workdir, finished)
-    document = external.evaluate_workdir(tiny_config(), workdir, StopRequest())
-    assert document["test"] == json.loads((workdir / "metrics.json").read_text())["test"]
+    external.evaluate_workdir(tiny_config(), workdir, StopRequest())
+    again, first = (json.loads((workdir / folder / "metrics.json").read_text())["test"]
+                    for folder in ("evaluation-phantom-test", "."))  # fmt: skip
+    assert again == first
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     steps_ = [line["step"] for line in lines if line["kind"] == "validation"]
     assert steps_ == [6, 12]
@@ -492,7 +494,6 @@ def test_label_maps(finished):
         ({"optimizer__accumulation": 3}, "accumulation=3"),
         ({"model__preset": "huge"}, "tiny, small"),
         ({"model__dtype": "float16"}, "float32, bfloat16"),
-        ({"data__dataset": "mnist"}, "choose one of aptos2019"),
         ({"mesh__fsdp": 3}, "fsdp=3"),
         ({"data__height": 8}, "16 pixels"),
         ({"task_weights": {"TO1": 0.0, "TO2": 0.0}}, "task_weights"),
