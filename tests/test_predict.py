@@ -142,6 +142,8 @@ def test_bad_files_are_told_and_the_others_predicted(finished, tmp_path, capsys)
     (images / "cut.png").write_bytes(next(images.glob("*.png")).read_bytes()[:200])
     (images / "empty.jpg").write_bytes(b"")
     (images / "notes.txt").write_text("not an image")
+    with open(os.fsencode(images) + b"/\xff.png", "wb") as file:
+        file.write(b"")
     output = tmp_path / "out.csv"
     flags = [f"--workdir={finished}", f"--output={output}", "--modality_check=off", str(images)]
     assert predict.main(flags) == predict.EXIT_SOME_BAD
@@ -150,10 +152,10 @@ def test_bad_files_are_told_and_the_others_predicted(finished, tmp_path, capsys)
     assert "1 files are passed over" in text
     assert len(rows_of(output)) == 4
     errors = rows_of(tmp_path / "out.errors.csv")
-    assert sorted(os.path.basename(r["path"]) for r in errors) == ["cut.png", "empty.jpg"]
+    assert sorted(os.path.basename(r["path"]) for r in errors) == ["\\xff.png", "cut.png", "empty.jpg"]
     assert predict.main(flags) == predict.EXIT_SOME_BAD  # also when it is complete
     out, text = capsys.readouterr()
-    assert "complete, 4 images" in out and "2 images without a row" in text
+    assert "complete, 4 images" in out and "3 images without a row" in text
     flags[1] = f"--output={tmp_path / 'other.csv'}"
     assert predict.main([*flags, "--on_bad_file=skip"]) == 0
 
