@@ -152,7 +152,8 @@ def test_bad_files_are_told_and_the_others_predicted(finished, tmp_path, capsys)
     assert "1 files are passed over" in text
     assert len(rows_of(output)) == 4
     errors = rows_of(tmp_path / "out.errors.csv")
-    assert sorted(os.path.basename(r["path"]) for r in errors) == ["\\xff.png", "cut.png", "empty.jpg"]
+    named = sorted(os.path.basename(r["path"]) for r in errors)
+    assert named == ["\\xff.png", "cut.png", "empty.jpg"]
     assert predict.main(flags) == predict.EXIT_SOME_BAD  # also when it is complete
     out, text = capsys.readouterr()
     assert "complete, 4 images" in out and "3 images without a row" in text
