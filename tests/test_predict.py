@@ -61,20 +61,21 @@ def test_probabilities_are_the_evaluations(finished, tmp_path, batch_size, capsy
     assert "complete, 50 images" in capsys.readouterr().out
 
 
-def test_files_of_a_prepared_set_go_the_same_way(tmp_path):
+@pytest.mark.parametrize(("name", "config_name"), [("octdl", "oct"), ("eyepacs", "fundus")])
+def test_files_of_a_prepared_set_go_the_same_way(tmp_path, name, config_name):
     """Sizes differ from file to prepared data to model, and nothing is needed but the run."""
-    source = sources.octdl(tmp_path / "octdl")
-    prepare.prepare("octdl", source, str(tmp_path / "data"), size=(48, 64))
-    config = {"data__dataset": "octdl", "data__data_dir": str(tmp_path / "data"),
+    source = sources.LAYOUTS[name](tmp_path / name)
+    prepare.prepare(name, source, str(tmp_path / "data"), size=(48, 64))
+    config = {"data__dataset": name, "data__data_dir": str(tmp_path / "data"),
               "data__height": 24, "num_epochs": 1.0, "optimizer__warmup_epochs": 0.0}  # fmt: skip
-    run(tmp_path / "run", **config)
+    run(tmp_path / "run", config_name, **config)
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["prepared_size"] == [48, 64]
     table = tmp_path / "list.csv"
     tested = {r["id"] for r in read_predictions(tmp_path / "run") if r["split"] == "test"}
     with table.open("w", newline="") as file:
         csv.writer(file).writerows(
-            [["path"], *([p.relative_to(tmp_path)] for p in sorted(source.rglob("*.jpg"))
+            [["path"], *([p.relative_to(tmp_path)] for p in sorted(source.rglob("*.jp*g"))
                          if p.stem in tested)])  # fmt: skip
     output = tmp_path / "out.csv"
     arguments = [f"--workdir={tmp_path / 'run'}", f"--output={output}", "--modality_check=off"]
