@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from tests.tiny import ROOT, read_predictions, run
 from wlsrl_jax import predict
 from wlsrl_jax.data import prepare
 from wlsrl_jax.data.phantom import PhantomSource
+from wlsrl_jax.prediction_file import PredictionFile
+from wlsrl_jax.preemption import EXIT_PREEMPTED
 
 
 def write_phantoms(folder, count, modality="oct", size=32):
@@ -58,20 +61,21 @@ def test_probabilities_are_the_evaluations(finished, tmp_path, batch_size, capsy
     assert "complete, 50 images" in capsys.readouterr().out
 
 
-def test_files_of_a_prepared_set_go_the_same_way(tmp_path):
+@pytest.mark.parametrize(("name", "config_name"), [("octdl", "oct"), ("eyepacs", "fundus")])
+def test_files_of_a_prepared_set_go_the_same_way(tmp_path, name, config_name):
     """Sizes differ from file to prepared data to model, and nothing is needed but the run."""
-    source = sources.octdl(tmp_path / "octdl")
-    prepare.prepare("octdl", source, str(tmp_path / "data"), size=(48, 64))
-    config = {"data__dataset": "octdl", "data__data_dir": str(tmp_path / "data"),
+    source = sources.LAYOUTS[name](tmp_path / name)
+    prepare.prepare(name, source, str(tmp_path / "data"), size=(48, 64))
+    config = {"data__dataset": name, "data__data_dir": str(tmp_path / "data"),
               "data__height": 24, "num_epochs": 1.0, "optimizer__warmup_epochs": 0.0}  # fmt: skip
-    run(tmp_path / "run", **config)
+    run(tmp_path / "run", config_name, **config)
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["prepared_size"] == [48, 64]
     table = tmp_path / "list.csv"
     tested = {r["id"] for r in read_predictions(tmp_path / "run") if r["split"] == "test"}
     with table.open("w", newline="") as file:
         csv.writer(file).writerows(
-            [["path"], *([p.relative_to(tmp_path)] for p in sorted(source.rglob("*.jpg"))
+            [["path"], *([p.relative_to(tmp_path)] for p in sorted(source.rglob("*.jp*g"))
                          if p.stem in tested)])  # fmt: skip
     output = tmp_path / "out.csv"
     arguments = [f"--workdir={tmp_path / 'run'}", f"--output={output}", "--modality_check=off"]
@@ -139,6 +143,8 @@ def test_bad_files_are_told_and_the_others_predicted(finished, tmp_path, capsys)
     (images / "cut.png").write_bytes(next(images.glob("*.png")).read_bytes()[:200])
     (images / "empty.jpg").write_bytes(b"")
     (images / "notes.txt").write_text("not an image")
+    with open(os.fsencode(images) + b"/\xff.png", "wb") as file:
+        file.write(b"")
     output = tmp_path / "out.csv"
     flags = [f"--workdir={finished}", f"--output={output}", "--modality_check=off", str(images)]
     assert predict.main(flags) == predict.EXIT_SOME_BAD
@@ -147,7 +153,11 @@ def test_bad_files_are_told_and_the_others_predicted(finished, tmp_path, capsys)
     assert "1 files are passed over" in text
     assert len(rows_of(output)) == 4
     errors = rows_of(tmp_path / "out.errors.csv")
-    assert sorted(os.path.basename(r["path"]) for r in errors) == ["cut.png", "empty.jpg"]
+    named = sorted(os.path.basename(r["path"]) for r in errors)
+    assert named == ["\\xff.png", "cut.png", "empty.jpg"]
+    assert predict.main(flags) == predict.EXIT_SOME_BAD  # also when it is complete
+    out, text = capsys.readouterr()
+    assert "complete, 4 images" in out and "3 images without a row" in text
     flags[1] = f"--output={tmp_path / 'other.csv'}"
     assert predict.main([*flags, "--on_bad_file=skip"]) == 0
 
@@ -161,6 +171,18 @@ def test_another_run_does_not_go_on_with_the_file(finished, tmp_path):
         predict.main([*flags, "--modality_check=warn"])
     write_phantoms(tmp_path / "images", 4)
     with pytest.raises(ValueError, match="is complete and lacks 1 images"):
+        predict.main([*flags, "--modality_check=off"])
+    # A run may be moved; the same place may not come to hold other weights.
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    flags[0] = f"--workdir={moved}"
+    (images / sorted(os.listdir(images))[-1]).unlink()
+    assert predict.main([*flags, "--modality_check=off"]) == 0
+    results = json.loads((moved / "metrics.json").read_text())
+    saved = [int(p.name) for p in (moved / "checkpoints").iterdir() if p.name.isdigit()]
+    results["selected"]["step"] = next(s for s in saved if s != results["selected"]["step"])
+    (moved / "metrics.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="weights: .* there, .* now"):
         predict.main([*flags, "--modality_check=off"])
 
 
@@ -184,6 +206,30 @@ def test_overlays(finished, tmp_path):
     pictures = list((tmp_path / "maps").glob("*.png"))
     assert len(pictures) == 8  # four images, two tasks
     assert min(Image.open(pictures[0]).size) >= 256
+
+
+def test_pictures_of_a_run_that_goes_on_have_the_same_names(finished, tmp_path, monkeypatch):
+    images = write_phantoms(tmp_path / "images", 6)
+    write_phantoms(images / "again", 6)
+    flags = [f"--workdir={finished}", "--modality_check=off", "--batch_size=4", str(images)]
+    predict.main([*flags, f"--output={tmp_path / 'a.csv'}", f"--overlays={tmp_path / 'whole'}"])
+    names = sorted(os.listdir(tmp_path / "whole"))
+    assert len(names) == 24
+    flags += [f"--output={tmp_path / 'b.csv'}", f"--overlays={tmp_path / 'parts'}"]
+    add, calls = PredictionFile.add, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    monkeypatch.setattr(PredictionFile, "add", interrupted)
+    assert predict.main(flags) == EXIT_PREEMPTED
+    assert predict.main(flags) == 0
+    assert sorted(os.listdir(tmp_path / "parts")) == names
+    for name in names:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,12 @@ class Item:
 
     @property
     def name(self) -> str:
-        """What the output calls it: the path, and ``#frame`` where there are several."""
-        return f"{self.path}#{self.frame}" if self.frame else self.path
+        r"""What the output calls it: the path, and ``#frame`` where there are several.
+
+        Bytes that no table can hold are shown as in ``\xff``.
+        """
+        name = f"{self.path}#{self.frame}" if self.frame else self.path
+        return _UNWRITABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
 
 
 @dataclasses.dataclass(frozen=True)

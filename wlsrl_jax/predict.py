@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
 import os
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
@@ -34,12 +37,15 @@ from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.image_list import Item, find_images
 from wlsrl_jax.model_input import InputSpec, ModelInput, input_spec, read_input
 from wlsrl_jax.prediction_file import PredictionFile
+from wlsrl_jax.preemption import EXIT_PREEMPTED
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.trained import TrainedRun, load_trained
 from wlsrl_jax.workdir import read_json
 
 EXIT_SOME_BAD = 1
 """Exit status where some images have no row, and their reasons are in ``FILE.errors.csv``."""
+
+_LOG_SECONDS = 30  # between lines of progress where there is no terminal
 
 
 def temperatures(run: TrainedRun) -> dict[str, float]:
@@ -50,7 +56,7 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
     """
     path = run.workdir / STATISTICS
     if path.exists():
-        found = {t: c["temperature"] for t, c in read_json(path)["calibration"].items()}
+        found = {t: c["temperature"] for t, c in read_json(path).get("calibration", {}).items()}
     else:
         rows = read_predictions(run.workdir / "predictions.csv", run.tasks)["validation"]
         found = {
@@ -80,8 +86,9 @@ def _read_ahead(
     items: Iterable[Item], spec: InputSpec, threads: int, ahead: int
 ) -> Iterator[tuple[Item, ModelInput | str]]:
     """Reads in threads, a bounded number of images ahead, in order."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[tuple[Item, Future[ModelInput | str]]] = collections.deque()
+    waiting: collections.deque[tuple[Item, Future[ModelInput | str]]] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
         for item in items:
             waiting.append((item, pool.submit(_read, item, spec)))
             if len(waiting) > ahead:
@@ -90,6 +97,8 @@ def _read_ahead(
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def predict_images(
@@ -160,23 +169,42 @@ def predict_images(
     return bad
 
 
-def _overlays(run: TrainedRun, folder: Path, taken: set[str]) -> Callable[..., None]:
-    """Writes a picture an image and task: what speaks for the predicted class."""
+def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[..., None]:
+    """Writes a picture an image and task: what speaks for the predicted class.
+
+    A picture's name depends on the items alone, so that a run that goes on gives the same ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    variables = jax.device_put(run.variables)
+    stems = collections.Counter(_stem(item) for item in items)
 
     def write(items: list[Item], images: np.ndarray) -> None:
         for task in run.tasks:
-            heat = grad_cam(run.model, run.variables, images, task.name)["fused"]
+            heat = grad_cam(run.model, variables, images, task.name)["fused"]
             for item, image, h in zip(items, images, heat, strict=False):
                 drawn = overlay(upscale(image), np.clip(upscale(h), 0, 1))
-                stem = f"{Path(item.path).stem}{f'_{item.frame}' if item.frame else ''}"
+                stem = _stem(item)
+                if stems[stem] > 1:  # the same name in two folders
+                    stem = f"{zlib.crc32(item.name.encode()):08x}-{stem}"
                 path = folder / f"{stem}.{task.name}.png"
-                if path.name in taken:  # the same name in two folders
-                    path = folder / f"{zlib.crc32(item.name.encode()):08x}-{path.name}"
-                taken.add(path.name)
-                cv2.imwrite(str(path), drawn[..., ::-1])
+                temporary = path.with_name(f".{path.name}.tmp")
+                Image.fromarray(drawn).save(temporary, "PNG")
+                os.replace(temporary, path)
 
     return write
+
+
+def _stem(item: Item) -> str:
+    return f"{Path(item.path).stem}{f'_{item.frame}' if item.frame else ''}"
+
+
+def _digest(run: TrainedRun) -> str:
+    """SHA-256 of the weights, by name."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(run.variables):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -213,17 +241,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{listed.ignored} files are passed over: their names are not of images")
     warm = temperatures(run) if args.calibrated else None
     identity = {
-        "run": str(args.workdir.resolve()),
-        "step": read_json(args.workdir / "metrics.json")["selected"]["step"]
-        if (args.workdir / "metrics.json").exists()
-        else None,
-        "data": run.data["fingerprint"],
+        "weights": _digest(run),
+        "prepared_size": input_spec(run).prepared_size,
         "temperatures": warm,
         "modality_check": args.modality_check,
+        "overlays": str(args.overlays) if args.overlays else None,
     }
     note = PHANTOM_NOTE if run.data["phantom"] else ""
     columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
-    with PredictionFile(args.output, columns, identity, {"note": note}) as file:
+    with PredictionFile(
+        args.output, columns, identity, {"note": note, "workdir": str(args.workdir)}
+    ) as file:
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:
             if todo:
@@ -231,36 +259,56 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{args.output} is complete and lacks {len(todo)} images of this command, such "
                     f"as {todo[0].name}; use another --output."
                 )
-            print(f"{args.output}: complete, {len(file.done)} images")
-            return 0
+            print(f"{args.output}: complete, {len(file.done) - file.bad_count} images")
+            return _status(file, args.on_bad_file)
         if file.done:
             console.print(f"going on: {len(file.done)} images are done")
-        draw = _overlays(run, args.overlays, set()) if args.overlays else lambda *_: None
+        draw = _overlays(run, args.overlays, listed.items) if args.overlays else lambda *_: None
         with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
             bar = progress.add_task("predicting", total=len(todo))
+            told = time.monotonic()
 
             def report(count: int, message: str) -> None:
+                nonlocal told
                 progress.advance(bar, count)
+                if progress.disable and time.monotonic() - told > _LOG_SECONDS:
+                    told, done = time.monotonic(), progress.tasks[bar]
+                    left = done.time_remaining
+                    print(
+                        f"{done.completed:.0f} of {len(todo)} images"
+                        + (f", ETA {left:.0f} s" if left is not None else ""),
+                        file=sys.stderr,
+                    )
                 if message:
                     console.print(message, markup=False, soft_wrap=True)
 
-            bad = predict_images(
-                run,
-                listed.items,
-                file,
-                batch_size=args.batch_size,
-                modality_check=args.modality_check,
-                calibrated=warm,
-                on_batch=draw,
-                report=report,
-            )
+            try:
+                predict_images(
+                    run,
+                    listed.items,
+                    file,
+                    batch_size=args.batch_size,
+                    modality_check=args.modality_check,
+                    calibrated=warm,
+                    on_batch=draw,
+                    report=report,
+                )
+            except KeyboardInterrupt:
+                console.print(f"stopped after {len(file.done)} images; the same command goes on")
+                return EXIT_PREEMPTED
         if not file.done:
-            raise ValueError(f"none of the {bad} images can be used; see {file.errors_path}.")
+            raise ValueError(
+                f"none of the {file.bad_count} images can be used; see {file.errors_path}."
+            )
         file.finish()
     print("\n".join(filter(None, [note, f"{args.output}: {len(file.done)} images"])))
-    if bad:
-        print(f"{bad} images without a row: {file.errors_path}", file=sys.stderr)
-    return EXIT_SOME_BAD if bad and args.on_bad_file == "fail" else 0
+    return _status(file, args.on_bad_file)
+
+
+def _status(file: PredictionFile, on_bad_file: str) -> int:
+    if file.bad_count:
+        print(f"{file.bad_count} images without a row: {file.errors_path}", file=sys.stderr)
+    return EXIT_SOME_BAD if file.bad_count and on_bad_file == "fail" else 0
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class PredictionFile:
       notes: more for ``FILE.csv.json``, not compared.
 
     Attributes:
-      done: names of the images that have a row.
+      done: names of the images that have a row, or, once finished, are known to be bad.
       finished: whether the output is complete already; then nothing can be added.
 
     Raises:
@@ -63,7 +63,11 @@ class PredictionFile:
             if self.finished:
                 self._check_identity()
                 self._partial.unlink(missing_ok=True)  # killed after the last step of a conversion
-                self.done = {*_names(output), *(name for name, _ in _rows(self.errors_path))}
+                self.done = set(_names(output))
+                self._bad = [name for name, _ in _rows(self.errors_path)]
+                if not read_json(self._description)["finished"]:  # killed before it said so
+                    self._describe(finished=True)
+                self.done.update(self._bad)
                 return
             self._file = self._lock()
         except OSError as error:
@@ -153,6 +157,11 @@ class PredictionFile:
             [[n, *(f"{v:.9g}" for v in p)] for n, p in zip(names, probabilities, strict=True)]
         )
         self.done.update(names)
+
+    @property
+    def bad_count(self) -> int:
+        """Images that cannot have a row, as ``FILE.errors.csv`` lists them."""
+        return len(self._bad)
 
     def bad(self, name: str, reason: str) -> None:
         """Records an image that has no row, in ``FILE.errors.csv``."""

@@ -114,7 +114,8 @@ def read_frame(source: Path | BinaryIO, frame: int | None = None) -> Image.Image
     except (NotImplementedError, RuntimeError):
         syntax = pydicom.uid.UID(str(data.file_meta.get("TransferSyntaxUID", "")))
         raise BadImageError(
-            f"a DICOM file compressed as {syntax.name}, which cannot be decoded here or is damaged"
+            f"a DICOM file compressed as {syntax.name}, damaged or without a decoder here; the "
+            "decoders: pip install 'wlsrl_jax[dicom]'"
         ) from None
     except Exception as error:
         raise BadImageError(f"a damaged DICOM file ({type(error).__name__})") from None
@@ -147,13 +148,13 @@ def _windowed(pydicom: Any, stored: np.ndarray, data: Any) -> tuple[np.ndarray, 
         low, high = 0, 2 ** int(data.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
     elif "RescaleSlope" in data:
         slope, shift = float(data.RescaleSlope), float(data.get("RescaleIntercept", 0))
-        low, high = sorted((low * slope + shift, high * slope + shift))
+        low, high = low * slope + shift, high * slope + shift
     if data.get("VOILUTSequence"):
         shown = pydicom.pixels.apply_voi(values, data)
         return shown, 0, 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1
     if data.get("WindowWidth"):
         return pydicom.pixels.apply_windowing(values, data), low, high
-    return values, low, high
+    return values, min(low, high), max(low, high)
 
 
 def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
