@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -32,3 +34,11 @@ def test_an_unused_accelerator_is_a_loud_warning(monkeypatch, caplog):
     monkeypatch.setattr(environment.jax, "default_backend", lambda: "gpu")
     assert environment.unused_accelerator() == ""
     environment.check_devices(True)
+
+
+def test_training_starts_without_what_only_its_end_needs():
+    """Each takes a good part of a second to import."""
+    late = ("scipy.stats", "sklearn", "matplotlib", "jinja2", "pydicom", "tensorflow_datasets")
+    code = f"import sys, wlsrl_jax.train; print([m for m in {late} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

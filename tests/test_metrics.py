@@ -164,9 +164,9 @@ def test_hand_computed_quadratic_kappa():
     labels, predicted = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2])
     expected = np.mean([(a - b) ** 2 for a in labels for b in predicted])
     observed = np.mean((labels - predicted) ** 2)
-    assert metrics.quadratic_weighted_kappa(labels, predicted, 3) == pytest.approx(
-        1 - observed / expected
-    )
+    task = Task("TF2", tuple("012"), tuple(range(3)), ordinal=True)
+    values, _ = metrics.evaluate_task(task, labels, np.eye(3)[predicted])
+    assert values["qwk"] == pytest.approx(1 - observed / expected)
 
 
 def test_binary_sensitivity_and_specificity():

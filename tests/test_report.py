@@ -8,24 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.tiny import run
+from wlsrl_jax.command import status_of
 from wlsrl_jax.report import __main__ as command
 from wlsrl_jax.report.build import NAME, build, number, with_interval, write_report
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    service = pytest.importorskip("selenium.webdriver.chrome.service")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=service.Service(driver)) as found:
-        yield found
 
 
 def show(browser, path, width, dark=False):
@@ -105,16 +90,16 @@ def test_two_runs_are_compared(finished, tmp_path, capsys):
     other = tmp_path / "other"
     run(other, seed=1, loss__name="ce")
     output = tmp_path / "both.html"
-    assert command.main([str(finished), str(other), f"--output={output}"]) == 0
+    assert status_of(command.main, [str(finished), str(other), f"--output={output}"]) == 0
     text = output.read_text()
     assert "Comparison on test" in text and "loss.name" in text and ">ce<" in text
     assert text.count("<article>") == 2
     capsys.readouterr()
-    assert command.main([str(finished), str(other)]) == 2
+    assert status_of(command.main, [str(finished), str(other)]) == 2
     assert "--output=FILE.html" in capsys.readouterr().err
     strange = tmp_path / "strange"
     run(strange, data__phantom__seed=3)
-    assert command.main([str(finished), str(strange), f"--output={output}"]) == 2
+    assert status_of(command.main, [str(finished), str(strange), f"--output={output}"]) == 2
     assert "not trained on the same data" in capsys.readouterr().err
 
 
@@ -140,7 +125,7 @@ def test_damaged_workdirs(finished, tmp_path, capsys, name, content, message):
     shutil.copytree(finished, tmp_path / "run")
     path = tmp_path / "run" / name
     path.unlink() if content is None else path.write_text(content)
-    assert command.main([str(tmp_path / "run")]) == 2
+    assert status_of(command.main, [str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -16,25 +16,34 @@ from rich.table import Table
 from wlsrl_jax.environment import cache_directory
 
 
-def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
-    """Runs a command and ends the process: status 2 and one line for a mistake of the user's.
+def status_of(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Runs a command; a mistake of the user's is one line on standard error.
 
     Args:
-      main: parses the arguments (None: those of the process), does the work and returns the
-        exit status, None for 0.
+      main: parses the arguments, does the work and returns the exit status, None for 0.
+      argv: the arguments; None: those of the process.
+
+    Returns:
+      The exit status, 2 for a mistake.
     """
-    for noisy in ("absl", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
     try:
-        status = main(None)
+        return main(argv) or 0
     except (ValueError, OSError) as error:
         if os.environ.get("WLSRL_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(status)
+        return 2
+
+
+def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
+    """Runs a command on the arguments of the process and ends it; see ``status_of``."""
+    for noisy in ("absl", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
+    sys.exit(status_of(main))
 
 
 def print_table(table: Table) -> None:

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.setup_run import build_model
 from wlsrl_jax.train_step import make_predict_step
 from wlsrl_jax.trained import TrainedRun, load_trained
-from wlsrl_jax.workdir import read_json, write_json
+from wlsrl_jax.workdir import read_json, write_json, write_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("model.stablehlo", "model.json", "run_model.py")
@@ -133,9 +132,7 @@ def export_run(
         files.append(("model.onnx", content))
     output.mkdir(parents=True, exist_ok=True)
     for name, content in files:
-        temporary = output / f"{name}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, output / name)
+        write_whole(output / name, content)
     write_json(there, description)  # last: it has the digest of the artifact
     return output
 

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from wlsrl_jax import checkpoint, environment, evaluate, processes
+from wlsrl_jax import environment, evaluate, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data.datasets import Dataset, load_dataset
 from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.results import print_results, results_document
-from wlsrl_jax.setup_run import build_model
 from wlsrl_jax.sharding import check_batch_size, make_mesh
 from wlsrl_jax.tasks import MISSING, TASKS, Task
+from wlsrl_jax.trained import load_trained
 from wlsrl_jax.workdir import read_json, write_json
 
 
@@ -92,8 +91,8 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
     if not (workdir / "metrics.json").exists():
         raise ValueError(f"--workdir={workdir} holds no finished run; train it first.")
-    own = ConfigDict(read_json(workdir / "config.json"))
-    saved = read_json(workdir / "data.json")
+    run = load_trained(workdir)
+    own, saved = run.config, run.data
     name = config.eval.dataset or own.data.dataset
     data = own.data
     with data.unlocked():
@@ -113,10 +112,9 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
     mesh = make_mesh(config.mesh.fsdp)
     check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
-    variables = checkpoint.read_weights(workdir)
     predictions = evaluate.predict_split(
-        jax.jit(steps.make_predict_step(build_model(own, tasks))),
-        variables,
+        jax.jit(steps.make_predict_step(run.model)),
+        run.variables,
         dataset.splits[split],
         tasks,
         image_size=(own.data.height, own.data.width),

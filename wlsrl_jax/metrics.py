@@ -244,24 +244,6 @@ def _qwk(matrix: np.ndarray) -> np.ndarray:
         return 1.0 - (penalty * matrix).sum(axis=(1, 2)) / (penalty * expected).sum(axis=(1, 2))
 
 
-def quadratic_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
-    """Quadratic-weighted Cohen's kappa.
-
-    Args:
-      labels: ``[N]`` integers in ``[0, C)``.
-      predicted: ``[N]`` integers in ``[0, C)``.
-      num_classes: C.
-
-    Returns:
-      The kappa; NaN if chance agreement is perfect, where it is undefined.
-
-    References:
-      Cohen, Weighted kappa, Psychological Bulletin 70(4), 1968.
-    """
-    ones = np.ones((1, len(labels)))
-    return float(_qwk(confusion(np.asarray(labels), np.asarray(predicted), ones, num_classes))[0])
-
-
 class RankCurve:
     """ROC and precision-recall curves of a score for many weightings, ties in one step.
 

@@ -103,7 +103,7 @@ def _read_ahead(
 
 def predict_images(
     run: TrainedRun,
-    items: Sequence[Item],
+    items: Iterable[Item],
     file: PredictionFile,
     *,
     batch_size: int = 32,
@@ -112,12 +112,12 @@ def predict_images(
     calibrated: Mapping[str, float] | None = None,
     on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
     report: Callable[[int, str], None] = lambda count, message: None,
-) -> int:
-    """Predicts the images that have no row yet and adds their rows.
+) -> None:
+    """Predicts images and adds their rows, or the reasons why they have none.
 
     Args:
       run: the model.
-      items: the images.
+      items: the images, none of which has a row yet.
       file: open output.
       batch_size: images at a time; the last batch is filled up, so one shape is compiled.
       threads: that read; the number of processors by default.
@@ -125,14 +125,9 @@ def predict_images(
       calibrated: task -> temperature, or None for raw probabilities.
       on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
       report: gets (images dealt with, a message or "").
-
-    Returns:
-      Number of images without a row.
     """
     spec, predict = input_spec(run), run.predictor()
-    todo = [item for item in items if item.name not in file.done]
     ready: list[tuple[Item, np.ndarray]] = []
-    bad = 0
 
     def flush() -> None:
         if not ready:
@@ -150,7 +145,7 @@ def predict_images(
         ready.clear()
 
     threads = threads or os.cpu_count() or 1
-    for item, found in _read_ahead(todo, spec, threads, 2 * batch_size):
+    for item, found in _read_ahead(items, spec, threads, 2 * batch_size):
         if isinstance(found, str):
             reason = found
         elif found.warning and modality_check == "refuse":
@@ -162,11 +157,9 @@ def predict_images(
             if len(ready) == batch_size:
                 flush()
             continue
-        bad += 1
         file.bad(item.name, reason)
         report(1, f"{item.name}: {reason}")
     flush()
-    return bad
 
 
 def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[..., None]:
@@ -285,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 predict_images(
                     run,
-                    listed.items,
+                    todo,
                     file,
                     batch_size=args.batch_size,
                     modality_check=args.modality_check,

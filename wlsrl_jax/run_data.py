@@ -8,19 +8,18 @@ from wlsrl_jax.data.datasets import Dataset, load_dataset
 from wlsrl_jax.trained import TrainedRun
 
 
-def open_split(run: TrainedRun, split: str, data_dir: str = "") -> tuple[Dataset, Any]:
-    """Opens a split of a run's own data set.
+def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
+    """Opens a run's own data set.
 
     Args:
       run: the run.
-      split: "train", "validation" or "test".
       data_dir: of prepared data, where it has moved since; "" is the run's own.
 
     Returns:
-      (data set, source of the split).
+      The data set.
 
     Raises:
-      ValueError: if the split does not exist, or if the data were prepared anew since.
+      ValueError: if the data were prepared anew since.
       FileNotFoundError: if the data are not there.
     """
     data = run.config.data
@@ -30,9 +29,22 @@ def open_split(run: TrainedRun, split: str, data_dir: str = "") -> tuple[Dataset
     dataset = load_dataset(data, run.modality)
     if dataset.fingerprint != run.data["fingerprint"]:
         raise ValueError(
-            f"{dataset.name} has been prepared anew since {run.workdir} was trained, so its "
-            f"{split} images may have been trained on. Restore that preparation, or train again."
+            f"{dataset.name} has been prepared anew since {run.workdir} was trained, so images of "
+            "any split may have been trained on. Restore that preparation, or train again."
         )
+    return dataset
+
+
+def open_split(run: TrainedRun, split: str, data_dir: str = "") -> Any:
+    """Opens a split of a run's own data set; see ``open_dataset``.
+
+    Returns:
+      Its source.
+
+    Raises:
+      ValueError: also if the split does not exist.
+    """
+    dataset = open_dataset(run, data_dir)
     if split not in dataset.splits:
         raise ValueError(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
-    return dataset, dataset.splits[split]
+    return dataset.splits[split]

@@ -24,7 +24,6 @@ from wlsrl_jax.data.datasets import class_table
 from wlsrl_jax.evidence.document import write_statistics
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.preemption import PreemptedError, StopRequest
-from wlsrl_jax.report import build as report
 from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.run_log import PHANTOM_NOTE, RunLog
 from wlsrl_jax.setup_run import Run, build_run
@@ -87,6 +86,8 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
 
 def _report(workdir: Path) -> None:
     """Makes the report where there is none; the results are safe, whatever comes of it."""
+    from wlsrl_jax.report import build as report  # not before it is needed
+
     if not (workdir / report.NAME).exists():
         try:
             report.write_report([workdir])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from flax import linen as nn
 from rich.table import Table
 
 from wlsrl_jax.command import print_table, run_command
-from wlsrl_jax.data.transforms import Augmentation, augment, resize
+from wlsrl_jax.data.pipeline import evaluation_batches
+from wlsrl_jax.data.transforms import Augmentation, augment
 from wlsrl_jax.evidence.referral import referral_curve, uncertainties
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.run_data import open_split
@@ -123,15 +124,6 @@ def ensemble(runs: Sequence[TrainedRun]) -> Members:
     return lambda images, first: [predict(jnp.asarray(images)) for predict in predictors]
 
 
-def _batches(run: TrainedRun, source: Any) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
-    height, width, _ = run.image_shape
-    for start in range(0, len(source), BATCH):
-        examples = [source[k] for k in range(start, min(start + BATCH, len(source)))]
-        images = np.stack([resize(e["image"], height, width) for e in examples])
-        filled = np.repeat(images[-1:], BATCH - len(images), axis=0)
-        yield examples, np.concatenate([images, filled])
-
-
 def predict_members(
     run: TrainedRun, source: Any, members: Members
 ) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
@@ -148,14 +140,17 @@ def predict_members(
     ids: list[str] = []
     labels: list[int] = []
     parts: list[dict[str, np.ndarray]] = []
-    for examples, images in _batches(run, source):
-        found = members(images, len(ids))
+    stream = evaluation_batches(
+        source, image_size=run.image_shape[:2], global_batch_size=BATCH,
+        num_threads=run.config.data.num_threads,
+    )  # fmt: skip
+    for batch in stream:
+        found, keep = members(batch["image"], len(ids)), batch["index"] >= 0
         parts.append(
-            {t.name: np.stack([np.asarray(m[t.name])[: len(examples)] for m in found])
-             for t in run.tasks}
-        )  # fmt: skip
-        ids += [e["id"] for e in examples]
-        labels += [e["label"] for e in examples]
+            {t.name: np.stack([np.asarray(m[t.name])[keep] for m in found]) for t in run.tasks}
+        )
+        ids += batch["id"][keep].tolist()
+        labels += batch["label"][keep].tolist()
     joined = {t.name: np.concatenate([p[t.name] for p in parts], axis=1) for t in run.tasks}
     return ids, np.asarray(labels), joined
 
@@ -213,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = load_trained(args.workdir)
     members = _members(args, run)
-    _, source = open_split(run, args.split, args.data_dir)
+    source = open_split(run, args.split, args.data_dir)
     ids, raw, found = predict_members(run, source, members)
     labels = task_labels(run.tasks, raw)
     mean = {name: p.mean(axis=0, dtype=np.float64) for name, p in found.items()}

@@ -38,15 +38,20 @@ FREE_FIELDS = (
 )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; NaN becomes null."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(_plain(value), file, indent=2, sort_keys=False, allow_nan=False)
-        file.write("\n")
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all; NaN becomes null."""
+    text = json.dumps(_plain(value), indent=2, sort_keys=False, allow_nan=False)
+    write_whole(path, f"{text}\n".encode())
 
 
 def _plain(value: Any) -> Any:
@@ -175,6 +180,4 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line that a kill cut off
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())

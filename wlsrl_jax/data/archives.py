@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -175,7 +176,7 @@ def unpack(archive: Path, folder: Path) -> None:
     except (NotImplementedError, RuntimeError, ValueError) as error:  # methods zipfile lacks
         raise BadArchiveError(f"{archive}: cannot be unpacked ({error})") from None
     except OSError as error:
-        if isinstance(error, PermissionError) or error.errno in (28, 122):  # disk full, quota
+        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise BadArchiveError(f"{archive}: damaged or incomplete ({error})") from None
     finally:

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from wlsrl_jax.data.transforms import resize
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 MIN_SIDE = 16
 MAX_BYTES = 256 * 2**20
@@ -170,13 +172,7 @@ def shrink(image: np.ndarray, modality: str, height: int, width: int) -> np.ndar
     Returns:
       uint8 ``[height, width, C]``.
     """
-    if modality == "fundus":
-        image = crop_field(image)
-    shrinks = image.shape[0] > height or image.shape[1] > width
-    small = cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return small.reshape(height, width, image.shape[2])
+    return resize(crop_field(image) if modality == "fundus" else image, height, width)
 
 
 def presize(data: bytes, modality: str, height: int, width: int) -> bytes:

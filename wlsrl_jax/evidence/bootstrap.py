@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -83,6 +82,8 @@ def interval(values: np.ndarray, groups: int, level: float = LEVEL) -> tuple[flo
     Returns:
       (low, high); NaN where fewer than half of the replicates are defined or there is one group.
     """
+    from scipy import stats  # half a second to import: not before it is needed
+
     good = values[np.isfinite(values)]
     if groups < 2 or good.size < _FEWEST * values.size or not good.size:
         return float("nan"), float("nan")

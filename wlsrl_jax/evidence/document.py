@@ -17,7 +17,7 @@ from wlsrl_jax.evaluate import Predictions
 from wlsrl_jax.evidence import bootstrap
 from wlsrl_jax.evidence.aggregate import aggregate
 from wlsrl_jax.evidence.curves import rank_curves, reliability
-from wlsrl_jax.evidence.operating_points import all_questions, operating_points
+from wlsrl_jax.evidence.operating_points import operating_points, questions
 from wlsrl_jax.metrics import (
     PER_CLASS,
     confusion,
@@ -273,7 +273,7 @@ def statistics_document(
             continue
         index = bootstrap.group_index(test.groups[known])
         before = labelled(task, validation.labels[t], validation.probabilities[t])
-        for _, question in all_questions([task]):
+        for question in questions(task):
             document["operating_points"].append(
                 operating_points(question, before, (labels, p), index, replicates=replicates)
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -132,8 +131,3 @@ def operating_points(
         name = f"{TARGET:.0%} {target} on validation"
         found["points"].append({"target": name, "threshold": threshold, **values})
     return found
-
-
-def all_questions(tasks: Sequence[Task]) -> list[tuple[Task, Question]]:
-    """Every question to every task."""
-    return [(task, question) for task in tasks for question in questions(task)]

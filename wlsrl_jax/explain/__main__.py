@@ -19,12 +19,14 @@ from rich.progress import track
 from rich.table import Table
 
 from wlsrl_jax.command import print_table, run_command
-from wlsrl_jax.data.images import BadImageError, decode, is_image_name, presize, read_file
+from wlsrl_jax.data.images import BadImageError
 from wlsrl_jax.data.transforms import resize
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.grad_cam import METHODS, grad_cam
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.image_list import find_images
+from wlsrl_jax.model_input import input_spec, read_input
 from wlsrl_jax.run_data import open_split
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.trained import TrainedRun, load_trained
@@ -69,8 +71,8 @@ def explain_batch(
     return maps, scores, error
 
 
-def read_images(paths: Sequence[Path], run: TrainedRun) -> list[tuple[str, np.ndarray]]:
-    """Reads image files as the run's data were prepared; a folder stands for its images.
+def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.ndarray]]:
+    """Reads the images that a command line means, as ``predict`` does.
 
     Returns:
       (file name without suffix, uint8 ``[H, W, C]`` of the model's input size) of each.
@@ -78,27 +80,22 @@ def read_images(paths: Sequence[Path], run: TrainedRun) -> list[tuple[str, np.nd
     Raises:
       ValueError: naming every file that cannot be read.
     """
-    files: list[Path] = []
-    for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and is_image_name(p))
-        if path.is_dir() and not inside:
-            raise ValueError(f"{path} holds no image.")
-        files += inside if path.is_dir() else [path]
-    found, bad = [], []
-    height, width, channels = run.image_shape
-    for file in files:
+    spec, found, bad = input_spec(run), [], []
+    for item in find_images(paths).items:
         try:
-            data = presize(read_file(file), run.modality, height, width)
-            found.append((file.stem, decode(data, channels)))
+            if item.problem:
+                raise BadImageError(item.problem)
+            image = read_input(Path(item.path), spec, item.frame).image
+            found.append((Path(item.name).stem, image))
         except BadImageError as error:
-            bad.append(f"{file}: {error}")
+            bad.append(f"{item.name}: {error}")
     if bad:
         raise ValueError("\n".join(["these files cannot be used:", *bad]))
     return found
 
 
 def _from_split(run: TrainedRun, args: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
-    _, source = open_split(run, args.split, args.data_dir)
+    source = open_split(run, args.split, args.data_dir)
     height, width, _ = run.image_shape
     found = []
     for index in range(min(args.limit, len(source))):
@@ -209,7 +206,7 @@ def _main(argv: Sequence[str] | None) -> None:
         prog="python -m wlsrl_jax.explain",
         description="Which pixels speak for the predicted class: overlays, and their faithfulness.",
     )
-    parser.add_argument("images", nargs="*", type=Path, help="image files or folders")
+    parser.add_argument("images", nargs="*", help="files, folders, patterns, CSVs")
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
     parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
     parser.add_argument(

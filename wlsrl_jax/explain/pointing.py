@@ -209,7 +209,7 @@ def _main(argv: Sequence[str] | None) -> None:
             f"--workdir={args.workdir} was trained on {run.data['dataset']}; only phantoms come "
             "with the place of their lesions."
         )
-    _, source = open_split(run, args.split)
+    source = open_split(run, args.split)
     document = pointing_game(
         run, source, limit=args.limit, tolerance=args.tolerance, method=args.method
     )

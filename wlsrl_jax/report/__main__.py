@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wlsrl_jax.command import run_command
 from wlsrl_jax.report.build import write_report
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the report of a run, or of several compared; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the report of a run, or of several compared."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.report",
         description="Report of a finished run; of several, with the paired differences of each "
@@ -24,16 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--show_ids", action="store_true", help="print the ids of the images shown")
     args = parser.parse_args(argv)
-    try:
-        path = write_report(
-            args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = write_report(args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids)
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MB)")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
 from wlsrl_jax.run_log import PHANTOM_NOTE
+from wlsrl_jax.workdir import write_whole
 
 NAME = "report.html"
 TITLES = {
@@ -208,7 +208,5 @@ def write_report(
         if len(workdirs) > 1:
             raise ValueError("--output=FILE.html says where the report of several runs goes.")
         output = workdirs[0] / NAME
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(build(workdirs, pictures=pictures, show_ids=show_ids), encoding="utf-8")
-    os.replace(temporary, output)
+    write_whole(output, build(workdirs, pictures=pictures, show_ids=show_ids).encode())
     return output

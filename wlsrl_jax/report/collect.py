@@ -9,9 +9,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.datasets import Dataset
 from wlsrl_jax.evaluate import Predictions, read_predictions
 from wlsrl_jax.evidence.document import NAME, write_statistics
+from wlsrl_jax.run_data import open_dataset
 from wlsrl_jax.trained import TrainedRun, load_trained
 from wlsrl_jax.workdir import flatten, read_json
 
@@ -56,17 +57,6 @@ class RunFacts:
         return flatten(self.trained.config.to_dict())
 
 
-def _open_dataset(run: TrainedRun) -> tuple[Dataset | None, str]:
-    """The data of a run, or why they cannot be used."""
-    try:
-        dataset = load_dataset(run.config.data, run.modality)
-    except (ValueError, OSError) as error:
-        return None, str(error)
-    if dataset.fingerprint != run.data["fingerprint"]:
-        return None, f"{dataset.name} has been prepared anew since this run."
-    return dataset, ""
-
-
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
@@ -92,7 +82,11 @@ def collect(workdir: Path) -> RunFacts:
     lacking = [split for split in ("validation", "test") if split not in predictions]
     if lacking:
         raise ValueError(f"{workdir}/predictions.csv is damaged (no row of {lacking[0]}).")
-    dataset, problem = _open_dataset(trained)
+    dataset, problem = None, ""
+    try:
+        dataset = open_dataset(trained)
+    except (ValueError, OSError) as error:
+        problem = str(error)
     if not (workdir / NAME).exists():  # of a run of an older version
         if dataset is None:
             raise ValueError(f"{workdir} has no {NAME}, and it cannot be made: {problem}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from wlsrl_jax.data.builders import all_specs
 from wlsrl_jax.report.build import TITLES, results, templates
 from wlsrl_jax.report.collect import collect
 from wlsrl_jax.run_log import PHANTOM_NOTE
+from wlsrl_jax.workdir import write_whole
 
 NAME = "MODEL_CARD.md"
 FEW = 20
@@ -71,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     text = model_card(args.workdir)
     output = args.output or args.workdir / NAME
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, output)
+    write_whole(output, text.encode())
     print(f"model card: {output}")
 
 

@@ -28,7 +28,6 @@ from wlsrl_jax.data.builders.common import (
 from wlsrl_jax.tasks import DR_GRADES
 
 _NAME = re.compile(r"(\d+)_([lr])\d+", re.IGNORECASE)
-_EYES = {"l": "left", "r": "right"}
 _PARTS = {
     "regular fundus training": ("train", "regular-fundus-training.csv"),
     "regular fundus validation": ("validation", "regular-fundus-validation.csv"),
@@ -89,9 +88,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
             value = parse_grade(row["DR_Levels"], DR_GRADES)
             if isinstance(value, str):
                 return value
-            attributes = known_attributes(
-                eye=_EYES[match[2].lower()], quality=row["Overall quality"]
-            )
+            attributes = known_attributes(eye=match[2], quality=row["Overall quality"])
             return Record(relative, path.stem, value, match[1], official, attributes)
 
         found, more = match_rows(
