@@ -94,6 +94,8 @@ def test_two_runs_are_compared(finished, tmp_path, capsys):
     text = output.read_text()
     assert "Comparison on test" in text and "loss.name" in text and ">ce<" in text
     assert text.count("<article>") == 2
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) > 100 and len(ids) == len(set(ids))
     capsys.readouterr()
     assert status_of(command.main, [str(finished), str(other)]) == 2
     assert "--output=FILE.html" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
             ]
             rows = [r for r in rows if number(r["difference"]) != "–"]
             shown = [r for r in rows if number(r["low"]) != "–"]
-            plot = plots.differences(shown, first.name, other.name) if shown else ""
+            plot = plots.differences(task.name, shown, first.name, other.name) if shown else ""
             tasks.append({"task": task.name, "rows": rows, "plot": plot, **result})
         differs = [
             (key, first.fields.get(key), other.fields.get(key))

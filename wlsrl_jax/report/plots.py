@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,9 +51,10 @@ def _svg(draw: Any, name: str, description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    # Names are only unique within a plot: the page holds many.
+    # Names are only unique within a plot: the page holds many, of several runs too.
+    own = f"{name}-{zlib.crc32(text.encode()):08x}"
     for kind in ('id="', "url(#", 'href="#'):
-        text = text.replace(kind, f"{kind}{name}-")
+        text = text.replace(kind, f"{kind}{own}-")
     safe = description.replace("&", "and").replace('"', "'").replace("<", " ")
     return text.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)
 
@@ -144,17 +146,18 @@ def training(lines: Sequence[Mapping[str, Any]], selected: int) -> str:
     return _svg(draw, "training", "training loss and validation score against the step")
 
 
-def differences(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
+def differences(task: str, rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
     """Paired differences of two runs with their intervals.
 
     Args:
+      task: its name.
       rows: with "name", "difference", "low", "high".
       first: name of the run.
       second: name of the one that is taken off.
     """
 
     def draw() -> Any:
-        figure, axes = _figure(f"{first} minus {second}", 5.6, 0.9 + 0.32 * len(rows))
+        figure, axes = _figure(f"{task}: {first} minus {second}", 5.6, 0.9 + 0.32 * len(rows))
         for k, row in enumerate(rows):
             clear = row["low"] > 0 or row["high"] < 0
             colour = COLOURS[1] if clear else COLOURS[0]
@@ -166,4 +169,6 @@ def differences(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> s
         axes.set_xlabel("difference, 95% interval")
         return figure
 
-    return _svg(draw, f"difference-{second}", f"differences between {first} and {second}")
+    return _svg(
+        draw, f"difference-{task}", f"differences of task {task} between {first} and {second}"
+    )
