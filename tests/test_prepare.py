@@ -1,5 +1,6 @@
 """Preparation of folders in the published layouts, right and wrong."""
 
+import collections
 import csv
 import hashlib
 import io
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from rich.console import Console
 
 from tests import sources
 from tests.tiny import ROOT
-from wlsrl_jax.data import prepare as prepare_module
+from wlsrl_jax.data import phantom, write_prepared
 from wlsrl_jax.data.images import presize
 from wlsrl_jax.data.prepare import PrepareError, main, prepare
 from wlsrl_jax.data.prepared import load_prepared
@@ -105,7 +107,7 @@ def full_disk(*_):
 
 def test_a_failing_overwrite_keeps_what_is_there(source, octdl, tmp_path, monkeypatch):
     data = shutil.copytree(octdl[0] / "data", tmp_path / "data")
-    monkeypatch.setattr(prepare_module, "presize", full_disk)
+    monkeypatch.setattr(write_prepared, "presize", full_disk)
     with pytest.raises(OSError, match="full"):
         run("octdl", source, data, seed=5, overwrite=True)
     found = load_prepared("octdl", str(data))
@@ -347,14 +349,14 @@ def test_growth_keeps_known_images_where_they_were(source, octdl, tmp_path):
         rows.append([f"erm_1{k:02d}", "ERM", str(900 + k), ""])
     edit_table(source, lambda old: [*old, *rows])
     previous = folder / "data" / "octdl" / "1.0.0" / "manifest.json"
-    grown, _ = run("octdl", source, tmp_path / "data", previous=str(previous))
+    grown, _ = run("octdl", source, tmp_path / "data", split_file=str(previous))
     split = {i["id"]: i["split"] for i in grown["images"]}
     assert all(split[i["id"]] == i["split"] for i in manifest["images"])
     assert len(split) == len(manifest["images"]) + 20
     new = [split[r[0]] for r in rows]
     assert {"train", "validation", "test"} == set(new)
-    with pytest.raises(PrepareError, match="not a manifest"):
-        run("octdl", source, tmp_path / "other", previous=str(source / "OCTDL_labels.csv"))
+    with pytest.raises(PrepareError, match="neither a manifest.json nor a CSV"):
+        run("octdl", source, tmp_path / "other", split_file=str(source / "OCTDL_labels.csv"))
 
 
 def test_a_new_image_between_two_splits_is_left_out_and_named(source, octdl, tmp_path):
@@ -364,7 +366,7 @@ def test_a_new_image_between_two_splits_is_left_out_and_named(source, octdl, tmp
     patient = amd["test"]["patient"]
     edit_table(source, lambda rows: [*rows, ["amd_500", "AMD", patient, ""]])
     previous = folder / "data" / "octdl" / "1.0.0" / "manifest.json"
-    grown, output = run("octdl", source, tmp_path / "data", previous=str(previous))
+    grown, output = run("octdl", source, tmp_path / "data", split_file=str(previous))
     assert [s["path"] for s in grown["skipped"]] == ["AMD/amd_500.jpg"]
     assert "left out" in output
     assert "amd_500" not in {i["id"] for i in grown["images"]}
@@ -382,13 +384,13 @@ def test_official_split_is_kept_and_audited(tmp_path):
     assert grouped["audit"]["groups_in_several_splits"] == [] and "WARNING" not in output
     one = tmp_path / "data" / "oct2017" / "1.0.0" / "manifest.json"
     again, _ = run(
-        "oct2017", folder, tmp_path / "again", split="official", previous=str(one), seed=9
+        "oct2017", folder, tmp_path / "again", split="official", split_file=str(one), seed=9
     )
     assert {i["id"]: i["split"] for i in again["images"]} == {
         i["id"]: i["split"] for i in manifest["images"]}  # fmt: skip
     two = tmp_path / "grouped" / "oct2017" / "1.0.0" / "manifest.json"
     with pytest.raises(PrepareError, match="disagree on the test set"):
-        run("oct2017", folder, tmp_path / "x", split="official", previous=str(two))
+        run("oct2017", folder, tmp_path / "x", split="official", split_file=str(two))
     with pytest.raises(PrepareError, match="no official split"):
         run("octdl", sources.octdl(tmp_path / "octdl"), tmp_path / "data", split="official")
 
@@ -427,7 +429,7 @@ def test_damaged_prepared_data_is_named(octdl, tmp_path):
 def test_real_images(name, folder, tmp_path):
     source = os.path.join(os.environ["WLSRL_TEST_DATA"], folder)
     options = {"allow_missing_classes": name == "aptos2019"}
-    manifest, _ = run(name, prepare_module.Path(source), tmp_path / "data", **options)
+    manifest, _ = run(name, Path(source), tmp_path / "data", **options)
     assert not manifest["skipped"] and not manifest["audit"]["groups_in_several_splits"]
     found = load_prepared(name, str(tmp_path / "data"))
     example = found.splits["test"][0]
@@ -435,3 +437,96 @@ def test_real_images(name, folder, tmp_path):
     if name == "octdl":
         assert not manifest["audit"]["missing_classes"]
         assert manifest["audit"]["identical_sets_across_patients"] > 0
+
+
+def test_near_identical_images_bring_their_patients_together(source, tmp_path):
+    """One scan, saved again, under another patient and another class."""
+    scan = phantom.PhantomSource("oct", "test", 1, 96, 128, 0)[0]["image"][..., 0]
+    for name, pixels, quality in (("AMD/amd_000", scan, 95), ("NO/no_011", scan, 70)):
+        Image.fromarray(pixels).save(source / f"{name}.jpg", quality=quality)
+    found = {}
+    for mode in ("group", "report", "off"):
+        manifest, output = run("octdl", source, tmp_path / mode, near_duplicates=mode)
+        groups = {i["id"]: i["group"] for i in manifest["images"]}
+        found[mode] = groups["amd_000"] == groups["no_011"]
+        assert manifest["audit"]["identical_sets"] == 0
+        if mode == "off":
+            assert "near_identical" not in manifest["audit"] and "near-identical" not in output
+            continue
+        near = manifest["audit"]["near_identical"]
+        assert [pair[:2] for pair in near["list"]] == [["amd_000", "no_011"]]
+        assert near["across_patients"] == near["across_classes"] == 1
+        assert near["across_splits"] == (0 if mode == "group" else near["across_splits"])
+        assert "near-identical images: 1 pairs" in output
+    assert found == {"group": True, "report": False, "off": False}
+
+
+def test_folds_divide_every_patient_once(source, tmp_path):
+    manifest, _ = run("octdl", source, tmp_path / "data", folds=3)
+    images = manifest["images"]
+    for image in images:
+        assert len(image["folds"]) == 3 and image["folds"].count("test") == 1
+    for fold in range(3):
+        splits = collections.defaultdict(set)
+        for image in images:
+            splits[image["group"]].add(image["folds"][fold])
+        assert all(len(s) == 1 for s in splits.values())
+        data = load_prepared("octdl", str(tmp_path / "data"), fold)
+        by_id = {i["id"]: i for i in images}
+        assert sum(len(s) for s in data.splits.values()) == len(images)
+        for split, examples in data.splits.items():
+            assert set(examples.labels()) == set(range(7))
+            for k in range(len(examples)):
+                example = examples[k]
+                entry = by_id[example["id"]]
+                assert entry["folds"][fold] == split and entry["group"] == example["group"]
+                assert data.classes[example["label"]] == entry["class"]
+    main = load_prepared("octdl", str(tmp_path / "data"))
+    assert {s: len(v) for s, v in main.splits.items()} == manifest["splits"]
+    with pytest.raises(ValueError, match="fold=3: octdl is prepared with 3 folds, 0 to 2"):
+        load_prepared("octdl", str(tmp_path / "data"), 3)
+
+
+def test_repeats_are_other_divisions(source, tmp_path):
+    manifest, _ = run("octdl", source, tmp_path / "data", repeats=2)
+    columns = [tuple(i["split"] for i in manifest["images"])]
+    columns += [tuple(i["folds"][k] for i in manifest["images"]) for k in range(2)]
+    assert len(set(columns)) == 3
+    plain, _ = run("octdl", source, tmp_path / "plain")
+    assert tuple(i["split"] for i in plain["images"]) == columns[0]
+    with pytest.raises(PrepareError, match="--folds and --repeats"):
+        run("octdl", source, tmp_path / "x", folds=3, repeats=2)
+    with pytest.raises(PrepareError, match="--folds must be 2 or more"):
+        run("octdl", source, tmp_path / "x", folds=1)
+    with pytest.raises(PrepareError, match="fold .: class .* is missing in"):
+        run("octdl", source, tmp_path / "x", folds=10)
+
+
+def test_a_published_split_file_is_followed(source, tmp_path):
+    """What one group publishes, another prepares the same, whatever its seed."""
+    manifest, _ = run("octdl", source, tmp_path / "data", folds=3)
+    published = tmp_path / "data" / "octdl" / "1.0.0" / "splits.csv"
+    again, _ = run("octdl", source, tmp_path / "again", folds=3, seed=9, split_file=str(published))
+    keep = ("id", "split", "folds")
+    assert [[i[k] for k in keep] for i in again["images"]] == [
+        [i[k] for k in keep] for i in manifest["images"]
+    ]
+    with pytest.raises(PrepareError, match="has 3 folds"):
+        run("octdl", source, tmp_path / "x", folds=4, split_file=str(published))
+    table = published.read_text() + "gone_1,train,train,train,test\n"
+    (tmp_path / "more.csv").write_text(table)
+    _, output = run(
+        "octdl", source, tmp_path / "more", split_file=str(tmp_path / "more.csv"), folds=3
+    )
+    assert "1 images of the split file are not in the source, such as gone_1" in output
+
+
+def test_the_number_of_workers_changes_no_byte(source, tmp_path):
+    content = []
+    for workers in (1, 3):
+        run("octdl", source, tmp_path / str(workers), workers=workers, folds=3)
+        folder = tmp_path / str(workers) / "octdl" / "1.0.0"
+        content.append({p.name: p.read_bytes() for p in sorted(folder.iterdir())})
+    assert content[0].keys() == content[1].keys()
+    assert any("array_record" in name for name in content[0])
+    assert content[0] == content[1]

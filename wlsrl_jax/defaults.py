@@ -48,6 +48,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.data = ConfigDict()
     c.data.dataset = dataset
     c.data.data_dir = ""  # of prepared data; "" is TFDS_DATA_DIR, then TFDS's default
+    c.data.fold = -1  # of a cross-validation that was prepared; -1 is the main division
     c.data.height = 64  # pixels, of the model's input
     c.data.width = 64
     c.data.num_threads = 2  # that read and augment

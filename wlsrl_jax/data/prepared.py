@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import hashlib
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.data.splits import SPLITS
 
 MANIFEST = "manifest.json"
 VERSION = "1.0.0"
@@ -37,27 +39,26 @@ class PreparedSource:
     Args:
       directory: of the prepared data set.
       split: its name.
-      labels: ``[N]`` in record order.
-      ids: ``N`` ids in record order.
-      groups: ``N`` groups in record order.
+      places: where each example is stored: (split in which it was written, position there).
+      labels: ``[N]``.
+      ids: of the N examples.
+      groups: of the N examples.
     """
 
     def __init__(
         self,
         directory: Path,
         split: str,
+        places: Sequence[tuple[str, int]],
         labels: np.ndarray,
         ids: Sequence[str],
         groups: Sequence[str],
     ) -> None:
         self.directory, self.split = directory, split
-        self._labels, self._ids, self._groups = labels, ids, groups
-        self._records: Any = tfds.builder_from_directory(str(directory)).as_data_source(split)
-        if len(self._records) != len(labels):
-            raise ValueError(
-                f"{directory}: split {split} has {len(self._records)} records, its manifest "
-                f"{len(labels)}; prepare it again with --overwrite."
-            )
+        self._places, self._labels, self._ids, self._groups = places, labels, ids, groups
+        builder = tfds.builder_from_directory(str(directory))
+        stored = sorted({where for where, _ in places})
+        self._records: dict[str, Any] = {w: builder.as_data_source(w) for w in stored}
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -79,12 +80,13 @@ class PreparedSource:
         Raises:
           ValueError: if its record is damaged, naming it.
         """
+        stored, position = self._places[index]
         try:
-            record = self._records[index]
+            record = self._records[stored][position]
         except Exception as error:  # ArrayRecord, protobuf and the decoder raise many kinds
             reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
             raise ValueError(
-                f"{self.directory}: record {index} of split {self.split} ({self._ids[index]}) is "
+                f"{self.directory}: record {position} of split {stored} ({self._ids[index]}) is "
                 f"damaged ({reason}); prepare the data again with --overwrite."
             ) from error
         return {
@@ -137,18 +139,19 @@ def _how_to_prepare(name: str, data_dir: str | None) -> str:
     )
 
 
-def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
+def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> PreparedDataset:
     """Opens a prepared data set.
 
     Args:
       name: of the data set.
       data_dir: see ``resolve_data_dir``.
+      fold: of its cross-validation or repeated hold-out; -1 is the main division.
 
     Returns:
       The data set.
 
     Raises:
-      ValueError: for a damaged set.
+      ValueError: for a damaged set, or a fold that it has not.
       FileNotFoundError: if it is not prepared, with the command that does it.
     """
     directory = dataset_dir(name, data_dir)
@@ -158,21 +161,40 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
     content = path.read_bytes()
     try:
         manifest = json.loads(content)
-        labels: dict[str, list[int]] = {name: [] for name in manifest["splits"]}
-        ids: dict[str, list[str]] = {name: [] for name in manifest["splits"]}
-        groups: dict[str, list[str]] = {name: [] for name in manifest["splits"]}
+        has = len(manifest["images"][0].get("folds", ()))
+        if not -1 <= fold < has:
+            raise _NoFoldError(
+                f"config.data.fold={fold}: {name} is prepared with "
+                + (f"{has} folds, 0 to {has - 1}" if has else "no folds")
+                + "; -1 is its main division, and prepare --folds=K --overwrite makes others."
+            )
+        members: dict[str, list[tuple[str, int, Any]]] = {s: [] for s in SPLITS}
+        stored: collections.Counter[str] = collections.Counter()
         for image in manifest["images"]:
-            labels[image["split"]].append(manifest["classes"].index(image["class"]))
-            ids[image["split"]].append(image["id"])
-            groups[image["split"]].append(image["group"])
+            written = image["split"]
+            split = written if fold < 0 else image["folds"][fold]
+            members[split].append((written, stored[written], image))
+            stored[written] += 1
+        splits = {
+            s: PreparedSource(
+                directory,
+                s,
+                [(written, position) for written, position, _ in found],
+                np.asarray([manifest["classes"].index(i["class"]) for _, _, i in found], np.int64),
+                [i["id"] for _, _, i in found],
+                [i["group"] for _, _, i in found],
+            )
+            for s, found in members.items()
+            if found
+        }
         height, width = map(int, manifest["settings"]["size"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except _NoFoldError:
+        raise
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
         )
-    splits = {
-        s: PreparedSource(directory, s, np.asarray(v), ids[s], groups[s]) for s, v in labels.items()
-    }
+    _check_records(directory, stored)
     details = {
         image["id"]: {"patient": image["patient"], "attributes": image.get("attributes", {})}
         for image in manifest["images"]
@@ -188,3 +210,18 @@ def load_prepared(name: str, data_dir: str | None = None) -> PreparedDataset:
         manifest.get("audit", {}),
         (height, width),
     )
+
+
+class _NoFoldError(ValueError):
+    """A fold that the data set has not."""
+
+
+def _check_records(directory: Path, wanted: Mapping[str, int]) -> None:
+    written = tfds.builder_from_directory(str(directory)).info.splits
+    for split, count in wanted.items():
+        have = written[split].num_examples if split in written else 0
+        if have != count:
+            raise ValueError(
+                f"{directory}: split {split} has {have} records, its manifest {count}; prepare it "
+                "again with --overwrite."
+            )

@@ -28,11 +28,12 @@ class Item:
     digest: str
 
 
-def assign_groups(items: Sequence[Item]) -> list[str]:
-    """Joins images of one patient, and patients who share a byte-identical image.
+def assign_groups(items: Sequence[Item], same: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Joins images of one patient, and patients who share an image.
 
     Args:
       items: the images.
+      same: pairs of indices of near-identical images; byte-identical ones are seen by digest.
 
     Returns:
       The group of each: the smallest patient (or image) name in it.
@@ -52,6 +53,8 @@ def assign_groups(items: Sequence[Item]) -> list[str]:
 
     for item in items:
         parent[find(("digest", item.digest))] = find(("name", name(item)))
+    for a, b in same:
+        parent[find(("name", name(items[a])))] = find(("name", name(items[b])))
     smallest: dict[Hashable, str] = {}
     for item in items:
         root = find(("name", name(item)))

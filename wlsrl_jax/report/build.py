@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from wlsrl_jax.evidence.comparison import compare
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
+from wlsrl_jax.report.page import templates
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.workdir import write_whole
 
@@ -140,19 +141,7 @@ def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
     }
 
 
-def templates(*, autoescape: bool) -> Any:
-    """Where the pages come from; ``autoescape`` for HTML."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wlsrl_jax.report"),
-        autoescape=autoescape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": number, "interval": with_interval, "cell": cell}
-    return environment
+FILTERS: dict[str, Callable[..., Any]] = {"number": number, "interval": with_interval, "cell": cell}
 
 
 def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False) -> str:
@@ -174,7 +163,7 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
     if len(set(names)) < len(names):
         raise ValueError(f"two workdirs have the same name: {', '.join(sorted(names))}.")
     return (
-        templates(autoescape=True)
+        templates(autoescape=True, filters=FILTERS)
         .get_template("report.html.j2")
         .render(
             version=wlsrl_jax.__version__,

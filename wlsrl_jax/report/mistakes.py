@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from wlsrl_jax.data.transforms import resize
 from wlsrl_jax.evaluate import Predictions
 from wlsrl_jax.explain.grad_cam import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.report.picture import jpeg_uri
 from wlsrl_jax.trained import TrainedRun
 
 _SIDE = 160  # pixels of a picture's shorter side, about
-
-
-def jpeg_uri(image: np.ndarray, quality: int = 82) -> str:
-    """A picture, uint8 ``[H, W, 1 or 3]`` RGB, as the address of its own content."""
-    pixels = image[..., ::-1] if image.shape[2] == 3 else image
-    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
 def most_confident(predictions: Predictions, task: str, most: int) -> list[int]:

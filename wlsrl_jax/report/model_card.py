@@ -13,8 +13,9 @@ import jax
 import wlsrl_jax
 from wlsrl_jax.command import run_command
 from wlsrl_jax.data.builders import all_specs
-from wlsrl_jax.report.build import TITLES, results, templates
+from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
+from wlsrl_jax.report.page import templates
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.workdir import write_whole
 
@@ -41,7 +42,7 @@ def model_card(workdir: Path) -> str:
         row["few"] = [c for c, v in row["per_class"].items() if 0 < v["count"] < FEW]
     leaves = jax.tree.leaves(run.trained.variables["params"])
     return (
-        templates(autoescape=False)
+        templates(autoescape=False, filters=FILTERS)
         .get_template("model_card.md.j2")
         .render(
             run=run,
