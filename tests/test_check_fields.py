@@ -28,6 +28,12 @@ def test_all_wrong_fields_are_listed_at_once():
         check_fields(tiny_config(batch_size=0, loss__smoothing=2.0))
 
 
+def test_a_sampling_that_is_not_there():
+    wanted = r"config\.data\.sampling='even' must be one of natural, sqrt, balanced"
+    with pytest.raises(ValueError, match=wanted):
+        check_fields(tiny_config(data__sampling="even"))
+
+
 @pytest.mark.parametrize("name", ["oct", "fundus"])
 def test_every_number_has_a_range(name):
     config = tiny_config(name)

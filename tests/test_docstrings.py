@@ -1,4 +1,4 @@
-"""Every public function of the four modules that others build on says what it takes and gives."""
+"""Every public function of the modules that others build on says what it takes and gives."""
 
 import doctest
 import inspect
@@ -6,8 +6,9 @@ import inspect
 import pytest
 
 from wlsrl_jax import class_weights, losses, metrics, model, ops, tasks
+from wlsrl_jax.data import sampling
 
-MODULES = (losses, metrics, model, tasks, ops, class_weights)
+MODULES = (losses, metrics, model, tasks, ops, class_weights, sampling)
 PUBLIC = [
     pytest.param(f, id=f"{m.__name__.split('.')[1]}.{n}")
     for m in MODULES

@@ -269,6 +269,53 @@ def test_sigterm_saves_and_leaves_with_its_own_status(finished, tmp_path):
     assert_same_run(workdir, finished)
 
 
+@pytest.mark.parametrize("looks", [4, 9])
+def test_balanced_sampling_goes_on_where_it_was_stopped(looks, balanced, tmp_path):
+    with pytest.raises(PreemptedError):
+        train(BALANCED, tmp_path, StopAfter(looks))
+    run_again = train(BALANCED, tmp_path, StopRequest())
+    assert_same_run(balanced, tmp_path)
+    assert run_again["test"]["TO1"]["count"] == 50
+
+
+BALANCED = tiny_config(data__sampling="balanced", log_example_ids=True)
+
+
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("balanced")
+    train(BALANCED, workdir, StopRequest())
+    return workdir
+
+
+def test_balanced_sampling_shows_each_class_equally_often(balanced):
+    data = json.loads((balanced / "data.json").read_text())
+    assert set(data["seen_in_epoch"].values()) == {24}
+    assert data["class_weights"] == {"TO1": [1.0] * 4, "TO2": pytest.approx([2, 2 / 3])}
+    labels = build_run(BALANCED).dataset.splits["train"].labels()
+    lines = (balanced / "example_ids.jsonl").read_text().splitlines()
+    shown = [int(name[-6:]) for line in lines for name in json.loads(line)["ids"]]
+    for epoch in (shown[:96], shown[96:]):
+        assert np.bincount(labels[epoch]).tolist() == [24] * 4
+
+
+def test_a_run_from_before_a_field_goes_on_and_evaluates(tmp_path, finished, capsys):
+    config = tiny_config(log_example_ids=True)
+    with pytest.raises(PreemptedError):
+        train(config, tmp_path, StopAfter(4))
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["data"]["sampling"]
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="sampling: 'natural' there, 'sqrt' now"):
+        run(tmp_path, log_example_ids=True, data__sampling="sqrt")
+    train(config, tmp_path, StopRequest())
+    assert_same_run(finished, tmp_path)
+    assert "sampling" not in json.loads(path.read_text())["data"]
+    external.evaluate_workdir(config, tmp_path, StopRequest())
+    assert "test" in capsys.readouterr().out
+
+
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, tmp_path, caplog):
     workdir = tmp_path / "run"
     with pytest.raises(PreemptedError):
@@ -503,6 +550,25 @@ def test_label_maps(finished):
 def test_wrong_fields_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         build_run(tiny_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "shares"), [("balanced", [0.25] * 4), ("sqrt", None), ("natural", None)]
+)
+def test_class_weights_are_those_of_what_is_seen(sampling, shares):
+    run_ = build_run(tiny_config(data__sampling=sampling, data__phantom__train=400))
+    counts = np.bincount(run_.dataset.splits["train"].labels())
+    if shares is None:
+        raw = np.sqrt(counts) if sampling == "sqrt" else counts
+        shares = raw / raw.sum()
+    shares = np.asarray(shares)
+    seen = np.array(list(run_.seen_in_epoch.values()))
+    assert seen.sum() == 400 and (np.abs(seen - 400 * shares) < 1).all()
+    near = {"rel": 0.02}  # an epoch shows whole images
+    assert run_.class_weights["TO1"] == pytest.approx(1 / (4 * shares), **near)
+    normal = shares[3]
+    expected = [1 / (2 * normal), 1 / (2 * (1 - normal))]
+    assert run_.class_weights["TO2"] == pytest.approx(expected, **near)
 
 
 def test_other_options_train(tmp_path):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from wlsrl_jax.defaults import base_config
 from wlsrl_jax.workdir import check_config, flatten, held, keep_lines, read_json, write_json
 
 
@@ -35,6 +36,21 @@ def test_differing_fields_are_named_and_free_ones_are_free(tmp_path):
                  "config.loss.new: None there, 1 now"):  # fmt: skip
         assert line in str(caught.value)
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_a_field_that_there_was_not_yet_counts_as_its_default(tmp_path):
+    now = base_config("oct").to_dict()
+    old = json.loads(json.dumps(now))
+    del old["data"]["sampling"], old["data"]["phantom"]["seed"], old["eval"], old["on_nan"]
+    path = tmp_path / "config.json"
+    write_json(path, old)
+    check_config(path, now)
+    with pytest.raises(ValueError, match="sampling: 'natural' there, 'balanced' now"):
+        check_config(path, {**now, "data": {**now["data"], "sampling": "balanced"}})
+    del old["task_weights"]["TO2"], old["loss"]["by_task"]["TO2"]  # a run without this head
+    write_json(path, old)
+    with pytest.raises(ValueError, match="task_weights.TO2: None there, 1.0 now"):
+        check_config(path, now)
 
 
 def test_logs_are_cut_back_to_the_checkpoint(tmp_path):

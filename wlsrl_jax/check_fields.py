@@ -1,10 +1,11 @@
-"""Ranges of the config's numbers, checked before anything else happens."""
+"""Ranges of the config's numbers and some of its choices, checked before anything else happens."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from wlsrl_jax.data.sampling import POWERS
 from wlsrl_jax.workdir import flatten
 
 POSITIVE = (
@@ -25,7 +26,7 @@ BELOW_ONE = ("model.dropout", "loss.beta", "optimizer.momentum", "optimizer.b2",
 
 
 def check_fields(config: Any) -> None:
-    """Checks every number of a config.
+    """Checks every number of a config, and the choices that are not checked where they are used.
 
     Args:
       config: the config.
@@ -52,5 +53,9 @@ def check_fields(config: Any) -> None:
     ]
     if config.on_nan not in ("stop", "skip"):
         wrong.append(f"config.on_nan={config.on_nan!r} must be stop or skip")
+    if config.data.sampling not in POWERS:
+        wrong.append(
+            f"config.data.sampling={config.data.sampling!r} must be one of {', '.join(POWERS)}"
+        )
     if wrong:
         raise ValueError("; ".join(wrong) + ".")

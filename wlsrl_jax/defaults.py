@@ -1,6 +1,13 @@
-"""The fields that every config has, with their defaults and what they mean."""
+"""The fields that every config has, with their defaults and what they mean.
+
+The default of a field that is added must be what was done before there was one: a run that was
+started without the field goes on as if it had the default.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -8,6 +15,8 @@ from wlsrl_jax.data.builders import all_specs
 from wlsrl_jax.data.builders.folder import is_dataset_name
 from wlsrl_jax.losses import loss_parameters
 from wlsrl_jax.tasks import TASKS
+
+OF_TASKS = ("task_weights", "loss.by_task")  # a field a task: no default makes up for a head
 
 
 def dataset_names(modality: str) -> tuple[str, ...]:
@@ -52,6 +61,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.data.height = 64  # pixels, of the model's input
     c.data.width = 64
     c.data.num_threads = 2  # that read and augment
+    c.data.sampling = "natural"  # classes as they occur; "sqrt", "balanced": rare ones more often
     c.data.phantom = ConfigDict()  # sizes of the phantom splits
     c.data.phantom.train = 2000
     c.data.phantom.validation = 400
@@ -120,3 +130,30 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.fsdp = 1  # devices that share one copy of the parameters
     return c
+
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to the config of an earlier run the fields that there were not yet, by their defaults.
+
+    Args:
+      saved: content of its ``config.json``.
+
+    Returns:
+      The config; as it is where it names no modality that is known.
+    """
+    if saved.get("modality") not in TASKS:
+        return dict(saved)
+    return _filled(saved, base_config(saved["modality"]).to_dict(), "")
+
+
+def _filled(saved: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    filled = dict(saved)
+    for key, default in defaults.items():
+        name = f"{prefix}{key}"
+        if name in OF_TASKS:
+            continue
+        if key not in filled:
+            filled[key] = default
+        elif isinstance(default, Mapping) and isinstance(filled[key], Mapping):
+            filled[key] = _filled(filled[key], default, f"{name}.")
+    return filled

@@ -14,6 +14,7 @@ import optax
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.class_weights import class_weights
 from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.sampling import epoch_labels
 from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.transforms import Augmentation
 from wlsrl_jax.losses import LOSSES, make_loss
@@ -81,6 +82,12 @@ class Run:
         """Shapes and dtypes of the train state, nothing computed."""
         return jax.eval_shape(self.init_state)
 
+    @property
+    def seen_in_epoch(self) -> dict[str, int]:
+        """Class -> how often an epoch of training shows it."""
+        labels = epoch_labels(self.dataset.splits["train"].labels(), self.config.data.sampling)
+        return {name: int((labels == k).sum()) for k, name in enumerate(self.dataset.classes)}
+
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""
         return max(1, round(epochs * self.steps_per_epoch))
@@ -108,7 +115,7 @@ def build_losses(
     Args:
       config: the config.
       tasks: the tasks.
-      counts: task -> ``[C]`` training examples of each class.
+      counts: task -> ``[C]`` training examples of each class, as an epoch shows them.
 
     Returns:
       (task -> reduced loss, task -> class weights).
@@ -170,7 +177,9 @@ def build_run(config: Any) -> Run:
     if not any(config.task_weights.values()):
         raise ValueError("config.task_weights: one task at least needs a weight > 0.")
     labels = dataset.splits["train"].labels()
-    losses, weights = build_losses(config, tasks, class_counts(tasks, labels))
+    # Weights from what is seen: what sampling has evened out is not evened out twice.
+    seen = epoch_labels(labels, config.data.sampling)
+    losses, weights = build_losses(config, tasks, class_counts(tasks, seen))
     steps_per_epoch = len(labels) / config.batch_size
     # The small part taken off is for rounding: 30 epochs of 62 / 30 steps are 62, not 63.
     total = max(1, math.ceil(config.num_epochs * steps_per_epoch - 1e-6))

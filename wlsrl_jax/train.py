@@ -143,6 +143,7 @@ def _describe_run(run: Run, workdir: Path) -> None:
             "prepared_size": run.dataset.prepared_size,
             "tasks": tasks,
             "class_weights": run.class_weights,
+            "seen_in_epoch": run.seen_in_epoch,
             "examples": {name: len(source) for name, source in run.dataset.splits.items()},
             "class_table": class_table(run.dataset),
             "has_patient_ids": run.dataset.has_patient_ids,
@@ -165,6 +166,7 @@ def _train(
             ranges=run.augmentation,
             global_batch_size=config.batch_size,
             seed=config.seed,
+            sampling=config.data.sampling,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=config.data.num_threads,
@@ -286,6 +288,9 @@ def _opening(run: Run) -> str:
         f"model: {run.config.model.streams} stream, {count:,} parameters; "
         f"loss: {run.config.loss.name}; {run.total_steps} steps of {run.config.batch_size}",
     ]
+    if run.config.data.sampling != "natural":
+        seen = ", ".join(f"{count} {name}" for name, count in run.seen_in_epoch.items())
+        lines.insert(1, f"sampling: {run.config.data.sampling}, an epoch shows {seen}")
     return "\n".join([PHANTOM_NOTE, *lines] if run.dataset.is_phantom else lines)
 
 

@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from wlsrl_jax import checkpoint
+from wlsrl_jax.defaults import completed
 from wlsrl_jax.model import DualStream
 from wlsrl_jax.setup_run import CHANNELS, build_model
 from wlsrl_jax.tasks import Task
@@ -24,7 +25,7 @@ class TrainedRun:
 
     Attributes:
       workdir: of the run.
-      config: the run's own.
+      config: the run's own, with the defaults of fields that there were not yet.
       data: content of its ``data.json``: dataset, modality, classes, normal, phantom, ...
       tasks: its tasks.
       model: the network.
@@ -63,7 +64,7 @@ def load_trained(workdir: Path) -> TrainedRun:
       ValueError: if the workdir holds no run or its files are damaged, naming them.
     """
     variables = checkpoint.read_weights(workdir)
-    config = ConfigDict(read_json(workdir / "config.json"))
+    config = ConfigDict(completed(read_json(workdir / "config.json")))
     data = read_json(workdir / "data.json")
     tasks = tuple(
         Task(name, tuple(t["classes"]), tuple(t["label_map"]), t["ordinal"])

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from wlsrl_jax import processes
+from wlsrl_jax.defaults import completed
 
 LOCK = ".lock"
 SHARED_SECONDS = 30.0  # NFS keeps what it knows of a directory for about so long
@@ -151,10 +152,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
     """Checks that a workdir's run was started with this config.
 
+    A field that there was not yet when it was started counts as its default.
+
     Raises:
       ValueError: names each field that differs, with both values.
     """
-    old, new = flatten(read_json(path)), flatten(config)
+    old, new = flatten(completed(read_json(path))), flatten(config)
     free = tuple(f"{name}." for name in FREE_FIELDS)
     differs = [
         f"  config.{name}: {old.get(name)!r} there, {new.get(name)!r} now"

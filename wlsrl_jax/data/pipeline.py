@@ -14,6 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from wlsrl_jax.data.sampling import sampled_indices
 from wlsrl_jax.data.transforms import Augmentation, augment, resize
 from wlsrl_jax.tasks import Task, task_labels
 
@@ -34,6 +35,7 @@ def train_batches(
     ranges: Augmentation,
     global_batch_size: int,
     seed: int,
+    sampling: str = "natural",
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -42,14 +44,17 @@ def train_batches(
     """Endless shuffled, augmented batches of a training split.
 
     Each epoch is a fresh permutation; a batch may straddle two epochs, so no example is
-    left out.
+    left out. Where classes are not sampled as they occur, each class is gone through in
+    permutations of its own; see ``data/sampling.py``.
 
     Args:
-      source: random-access examples with "image", "label", "id" and "group".
+      source: random-access examples with "image", "label", "id" and "group"; its ``labels()``
+        are read if ``sampling`` is not "natural".
       image_size: (height, width) of the result, pixels.
       ranges: augmentation.
       global_batch_size: rows over all processes; a multiple of ``process_count``.
       seed: of the order and the augmentation.
+      sampling: "natural", "sqrt" or "balanced".
       process_index: this process.
       process_count: number of processes.
       num_threads: threads that read and augment.
@@ -58,6 +63,9 @@ def train_batches(
     Returns:
       A Grain data set of dicts: "image" uint8 ``[B, H, W, C]``, "label" int32 ``[B]``,
       "id" and "group" strings ``[B]``, with B this process's rows.
+
+    Raises:
+      ValueError: for an unknown sampling, or one that needs labels which are missing.
     """
     height, width = image_size
 
@@ -65,8 +73,12 @@ def train_batches(
         return {**example, "image": augment(example["image"], height, width, ranges, rng)}
 
     rows = global_batch_size // process_count
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(change)
-    batches = examples.batch(rows, batch_fn=_stack)
+    if sampling == "natural":
+        examples = grain.MapDataset.source(source).seed(seed).shuffle()
+    else:
+        order = sampled_indices(source.labels(), sampling, seed)
+        examples = order.map(lambda index: source[int(index)]).seed(seed)
+    batches = examples.repeat().random_map(change).batch(rows, batch_fn=_stack)
     if process_count > 1:
         batches = batches[process_index::process_count]
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
