@@ -1,12 +1,20 @@
 import pytest
 
 from tests.tiny import tiny_config
-from wlsrl_jax.check_fields import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, check_fields
+from wlsrl_jax.check_fields import (
+    BELOW_ONE,
+    FRACTION,
+    FROM_MINUS_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    check_fields,
+)
 from wlsrl_jax.workdir import flatten
 
 WRONG = [
     *((name, value) for name in POSITIVE for value in (0, -1)),
     *((name, -1) for name in NOT_NEGATIVE),
+    *((name, -2) for name in FROM_MINUS_ONE),
     *((name, value) for name in FRACTION for value in (-0.1, 1.1)),
     *((name, value) for name in BELOW_ONE for value in (-0.1, 1.0)),
     ("task_weights.TO2", -1.0),
@@ -42,5 +50,5 @@ def test_every_number_has_a_range(name):
         k for k, v in flatten(config.to_dict()).items()
         if isinstance(v, int | float) and not isinstance(v, bool)
     }  # fmt: skip
-    ranged = {*POSITIVE, *NOT_NEGATIVE, *FRACTION, *BELOW_ONE}
+    ranged = {*POSITIVE, *NOT_NEGATIVE, *FROM_MINUS_ONE, *FRACTION, *BELOW_ONE}
     assert {n for n in numbers if not n.startswith("task_weights.")} == ranged

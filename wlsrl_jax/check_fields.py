@@ -21,6 +21,7 @@ NOT_NEGATIVE = (
     "optimizer.clip_norm",
 )  # fmt: skip
 FRACTION = ("augment.flip", "loss.smoothing", "optimizer.final_fraction")
+FROM_MINUS_ONE = ("data.fold",)
 BELOW_ONE = ("model.dropout", "loss.beta", "optimizer.momentum", "optimizer.b2",
              "optimizer.ema_decay")  # fmt: skip
 
@@ -42,6 +43,7 @@ def check_fields(config: Any) -> None:
             ">= 0",
             lambda v: v >= 0,
         ),
+        (FROM_MINUS_ONE, ">= -1", lambda v: v >= -1),
         (FRACTION, "in [0, 1]", lambda v: 0 <= v <= 1),
         (BELOW_ONE, "in [0, 1)", lambda v: 0 <= v < 1),
     ]
