@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import track
@@ -47,6 +47,23 @@ class SourceImage:
     def subject(self) -> str:
         """The patient, or the image itself where the set names none."""
         return self.record.id if self.record.patient is None else self.record.patient
+
+
+class HasPath(Protocol):
+    """Whatever is read from a file of the source."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the source folder, for messages."""
+
+
+class Mapper(Protocol):
+    """A way to map the files of a source: in threads, or on other machines."""
+
+    def __call__(
+        self, function: Callable[[Any], Any], values: Sequence[HasPath], /
+    ) -> Iterator[Any]:
+        """Yields the results in the order of the values."""
 
 
 def ordered_map(
@@ -90,14 +107,14 @@ def _inspect(source: Path, modality: str, record: Record) -> tuple[str, int, Fin
 
 
 def collect(
-    spec: DatasetSpec, source: Path, workers: int | None = None
+    spec: DatasetSpec, source: Path, mapper: Mapper = ordered_map
 ) -> tuple[list[SourceImage], list[Problem]]:
     """Scans and reads a source folder.
 
     Args:
       spec: the data set.
       source: its folder.
-      workers: threads that read; None is one a core.
+      mapper: that reads; threads, one a core, if not given.
 
     Returns:
       (good images, problems), both sorted by name.
@@ -117,7 +134,7 @@ def collect(
         ) from None
     records = sorted(records, key=lambda r: r.id)
     inspect = functools.partial(_inspect, source, spec.modality)
-    found = progress(ordered_map(inspect, records, workers), "reading", len(records))
+    found = progress(mapper(inspect, records), "reading", len(records))
     images, names = [], set()
     for record, facts in zip(records, found, strict=True):
         if isinstance(facts, str):
