@@ -38,9 +38,7 @@ def test_a_runner_writes_the_bytes_that_threads_write(name, tmp_path, monkeypatc
     bad = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".jpeg"))[7]
     bad.write_bytes(bad.read_bytes()[:300])
     here = run(name, folder, tmp_path / "threads", on_bad_file="skip")
-    there = run(
-        name, folder, tmp_path / "beam", on_bad_file="skip", beam_runner="DirectRunner"
-    )
+    there = run(name, folder, tmp_path / "beam", on_bad_file="skip", beam_runner="DirectRunner")
     expected, found = contents(here), contents(there)
     assert any(".array_record" in file for file in expected)
     assert {"manifest.json", "splits.csv"} <= set(expected)

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 from rich.console import Console
+from tensorflow_datasets.proto import tf_example_pb2
 
 from tests import sources
 from tests.tiny import ROOT
@@ -90,6 +92,19 @@ def test_the_same_preparation_twice_does_nothing(octdl, capsys):
     again, output = run("octdl", folder / "source", folder / "data")
     assert again == manifest and "prepared already" in output
     assert before == {p: p.stat().st_mtime_ns for p in target.iterdir()}
+
+
+def test_records_are_the_same_bytes_in_every_process(octdl):
+    """Left alone, protobuf would order the fields of a record by the address of something."""
+    folder = octdl[0] / "data" / "octdl" / "1.0.0"
+    files = sorted(folder.glob("*.array_record-*"))
+    records = [r for f in files for r in ArrayRecordReader(str(f)).read_all()]
+    assert len(records) == 84
+    for record in records:
+        names = [record.index(b"\n%c%b\x12" % (len(n), n)) for n in (b"group", b"id", b"label")]
+        assert names == sorted(names)
+        parsed = tf_example_pb2.Example.FromString(record)
+        assert parsed.SerializeToString(deterministic=True) == record
 
 
 def test_another_preparation_needs_overwrite(source, octdl, tmp_path):

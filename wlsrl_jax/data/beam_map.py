@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import pickle
 import shlex
 import shutil
 import uuid
@@ -25,7 +24,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wlsrl_jax.data.source_images import HasPath, Mapper
+import msgpack
+import numpy as np
+
+from wlsrl_jax.data.fingerprint import Fingerprint
+from wlsrl_jax.data.source_images import Mapper, SourceFile
 
 _PART = 64  # images; a few MB of results
 _SHARED = "is --data_dir on a file system that every worker sees under the same path?"
@@ -88,7 +91,7 @@ def _run(
     flags: Sequence[str],
     staging: Path,
     function: Callable[[Any], Any],
-    values: Sequence[HasPath],
+    files: Sequence[SourceFile],
     /,
 ) -> Iterator[Any]:
     """Maps now, all of it; what is returned reads the results."""
@@ -97,9 +100,9 @@ def _run(
 
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     staging.mkdir(parents=True)
-    starts = range(0, len(values), _PART)
+    starts = range(0, len(files), _PART)
     for part, start in enumerate(starts):
-        _save(_todo(staging, part), list(values[start : start + _PART]))
+        _save(_todo(staging, part), list(files[start : start + _PART]))
     try:
         with beam.Pipeline(runner=runner, options=PipelineOptions(list(flags))) as pipeline:
             _ = (
@@ -113,6 +116,31 @@ def _run(
     return _results(staging, len(starts))
 
 
+_KINDS = {kind.__name__: kind for kind in (SourceFile, Fingerprint, _Refused)}
+
+
+def _pack(content: Any) -> bytes:
+    """MessagePack, for what lies in a folder that others share is not to be unpickled."""
+
+    def plain(value: Any) -> dict[str, Any]:
+        if isinstance(value, np.ndarray):
+            return {"kind": "array", "of": [value.dtype.str, value.shape, value.tobytes()]}
+        fields = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        return {"kind": type(value).__name__, "of": fields}
+
+    return msgpack.packb(content, default=plain)
+
+
+def _unpack(data: bytes) -> Any:
+    def made(value: dict[str, Any]) -> Any:
+        if value["kind"] == "array":
+            dtype, shape, content = value["of"]
+            return np.frombuffer(content, dtype).reshape(shape)
+        return _KINDS[value["kind"]](*value["of"])
+
+    return msgpack.unpackb(data, object_hook=made, use_list=False)
+
+
 def _todo(staging: Path, part: int) -> Path:
     return staging / f"{part:08d}.todo"
 
@@ -124,7 +152,7 @@ def _done(staging: Path, part: int) -> Path:
 def _save(path: Path, content: Any) -> None:
     """Whole or not at all; a runner may give one part to two workers, with the same result."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(pickle.dumps(content))
+    temporary.write_bytes(_pack(content))
     temporary.replace(path)
 
 
@@ -132,26 +160,26 @@ def _work(part: int, function: Callable[[Any], Any], staging: Path) -> None:
     """On a worker: maps a part."""
     path = _todo(staging, part)
     try:
-        values = pickle.loads(path.read_bytes())
+        files = _unpack(path.read_bytes())
     except OSError as error:
         raise RuntimeError(f"a worker cannot read {path} ({error.strerror}): {_SHARED}") from error
-    _save(_done(staging, part), [_apply(function, value) for value in values])
+    _save(_done(staging, part), [_apply(function, file) for file in files])
 
 
-def _apply(function: Callable[[Any], Any], value: HasPath) -> Any:
+def _apply(function: Callable[[Any], Any], file: SourceFile) -> Any:
     try:
-        return function(value)
+        return function(file)
     except ValueError as error:
         return _Refused(str(error))
     except Exception as error:  # another try may help: that is the runner's to decide
-        raise RuntimeError(f"{value.path}: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{file.path}: {type(error).__name__}: {error}") from error
 
 
 def _results(staging: Path, parts: int) -> Iterator[Any]:
     for part in range(parts):
         path = _done(staging, part)
         try:
-            results = pickle.loads(path.read_bytes())
+            results = _unpack(path.read_bytes())
         except FileNotFoundError:
             raise ValueError(f"a worker said it wrote {path}, and it is not here: {_SHARED}") from (
                 None

@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from wlsrl_jax.data.beam_map import beam_mapper
 from wlsrl_jax.data.builders import all_specs
 from wlsrl_jax.data.builders.common import DatasetSpec, count_notes
 from wlsrl_jax.data.builders.folder import FolderOptions, add_flags, take_flags
@@ -74,6 +73,8 @@ def prepare(
     try:
         with contextlib.ExitStack() as stack:
             if beam_runner:
+                from wlsrl_jax.data.beam_map import beam_mapper  # needs optional packages
+
                 flags["mapper"] = stack.enter_context(
                     beam_mapper(beam_runner, beam_options, staging)
                 )

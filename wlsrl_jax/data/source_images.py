@@ -49,21 +49,26 @@ class SourceImage:
         return self.record.id if self.record.patient is None else self.record.patient
 
 
-class HasPath(Protocol):
-    """Whatever is read from a file of the source."""
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file to be read, perhaps on another machine.
 
-    @property
-    def path(self) -> str:
-        """Relative to the source folder, for messages."""
+    Attributes:
+      path: relative to the source folder.
+      sha256: of the content as it was before; "" if it was not read yet.
+    """
+
+    path: str
+    sha256: str = ""
 
 
 class Mapper(Protocol):
     """A way to map the files of a source: in threads, or on other machines."""
 
     def __call__(
-        self, function: Callable[[Any], Any], values: Sequence[HasPath], /
+        self, function: Callable[[Any], Any], files: Sequence[SourceFile], /
     ) -> Iterator[Any]:
-        """Yields the results in the order of the values."""
+        """Yields the results in the order of the files."""
 
 
 def ordered_map(
@@ -96,10 +101,10 @@ def progress(values: Iterable[Any], text: str, total: int) -> Iterable[Any]:
     return track(values, text, total=total, disable=quiet, console=Console(stderr=True))
 
 
-def _inspect(source: Path, modality: str, record: Record) -> tuple[str, int, Fingerprint] | str:
+def _inspect(source: Path, modality: str, file: SourceFile) -> tuple[str, int, Fingerprint] | str:
     """(SHA-256, bytes, look) of a file, or why it is bad."""
     try:
-        data = read_file(source / record.path)
+        data = read_file(source / file.path)
         image = to_array(open_image(data), 3)
     except BadImageError as error:
         return str(error)
@@ -134,7 +139,8 @@ def collect(
         ) from None
     records = sorted(records, key=lambda r: r.id)
     inspect = functools.partial(_inspect, source, spec.modality)
-    found = progress(mapper(inspect, records), "reading", len(records))
+    files = [SourceFile(r.path) for r in records]
+    found = progress(mapper(inspect, files), "reading", len(files))
     images, names = [], set()
     for record, facts in zip(records, found, strict=True):
         if isinstance(facts, str):

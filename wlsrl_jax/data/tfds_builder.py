@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.writer import ExampleWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from wlsrl_jax.data.builders.common import DatasetSpec
+
+
+class _SameBytes(ExampleWriter):
+    """Writes equal examples as equal bytes: protobuf orders a map anew in every process."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        return super().write(path, ((key, _sorted(example)) for key, example in examples))
+
+
+def _sorted(example: bytes) -> bytes:
+    parsed = tf_example_pb2.Example.FromString(example)
+    return parsed.SerializeToString(deterministic=True)
 
 
 class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
@@ -62,3 +76,6 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from enumerate(self._source_splits[split]())
+
+    def _example_writer(self) -> ExampleWriter:
+        return _SameBytes(self.info.file_format)

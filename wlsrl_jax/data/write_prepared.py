@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import io
@@ -23,7 +22,7 @@ from wlsrl_jax.data import split_file
 from wlsrl_jax.data.builders.common import DatasetSpec, Problem
 from wlsrl_jax.data.images import BadImageError, presize
 from wlsrl_jax.data.prepared import MANIFEST
-from wlsrl_jax.data.source_images import Mapper, SourceImage, ordered_map, progress
+from wlsrl_jax.data.source_images import Mapper, SourceFile, SourceImage, ordered_map, progress
 from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.tfds_builder import PreparedBuilder
 from wlsrl_jax.workdir import read_json, write_json
@@ -138,19 +137,6 @@ def write_prepared(
         os.replace(written, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceFile:
-    """A file as it was when it was read; little, for it may travel to another machine.
-
-    Attributes:
-      path: relative to the source folder.
-      sha256: of the content.
-    """
-
-    path: str
-    sha256: str
 
 
 def load_source(source: Path, file: SourceFile, modality: str, size: tuple[int, int]) -> bytes:
