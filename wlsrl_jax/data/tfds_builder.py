@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -24,14 +25,24 @@ def _sorted(example: bytes) -> bytes:
     return parsed.SerializeToString(deterministic=True)
 
 
-class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
+def _keyed(shard: Callable[[], Iterator[Any]]) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(shard())
+
+
+Shard = Callable[[], Iterator[dict[str, Any]]]
+
+
+class PreparedBuilder(tfds.core.ShardBasedBuilder):
     """TFDS builder that writes images which ``prepare`` has already made ready.
+
+    Shard by shard, for a ``GeneratorBasedBuilder`` keeps a split in memory to sort it, and needs
+    TensorFlow to do so where that is more than 1 GB.
 
     Args:
       spec: the data set.
       size: (height, width) of the images, pixels.
-      splits: split -> function giving examples (dict of image PNG bytes, label, id,
-        group) in order.
+      splits: split -> a function for each shard, called in order, that gives its examples (dict
+        of image PNG bytes, label, id, group) in order.
       **kwargs: of TFDS.
     """
 
@@ -43,7 +54,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
         *,
         spec: DatasetSpec,
         size: tuple[int, int],
-        splits: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+        splits: Mapping[str, Sequence[Shard]],
         **kwargs: Any,
     ) -> None:
         self._spec, self._size, self._source_splits = spec, size, splits
@@ -71,11 +82,11 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(name) for name in self._source_splits}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(self._source_splits[split]())
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Any]:
+        return {
+            name: [functools.partial(_keyed, shard) for shard in shards]
+            for name, shards in self._source_splits.items()
+        }
 
     def _example_writer(self) -> ExampleWriter:
         return _SameBytes(self.info.file_format)

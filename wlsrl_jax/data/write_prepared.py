@@ -27,6 +27,8 @@ from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.tfds_builder import PreparedBuilder
 from wlsrl_jax.workdir import read_json, write_json
 
+_SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
+
 
 def make_manifest(
     spec: DatasetSpec,
@@ -164,6 +166,20 @@ def load_source(source: Path, file: SourceFile, modality: str, size: tuple[int, 
         raise ValueError(f"{path}: {error}") from None
 
 
+def shards(count: int, pixels: int) -> list[int]:
+    """Divides images among files, evenly; it depends on nothing but their number and size.
+
+    Args:
+      count: of the images.
+      pixels: of one, times its channels.
+
+    Returns:
+      Images in each file.
+    """
+    number = max(1, -(-count * pixels // _SHARD))
+    return [count * (k + 1) // number - count * k // number for k in range(number)]
+
+
 def _write_records(
     spec: DatasetSpec,
     source: Path,
@@ -189,11 +205,16 @@ def _write_records(
             }
 
     counts = collections.Counter(i.split for i in images)
+    pixels = size[0] * size[1] * (1 if spec.modality == "oct" else 3)
     tfds.disable_progress_bar()  # its bars write over each other in a log
     builder = PreparedBuilder(
         spec=spec,
         size=size,
-        splits={s: functools.partial(examples, s, counts[s]) for s in SPLITS if counts[s]},
+        splits={
+            s: [functools.partial(examples, s, n) for n in shards(counts[s], pixels)]
+            for s in SPLITS
+            if counts[s]
+        },
         data_dir=str(data_dir),
         file_format="array_record",
     )
