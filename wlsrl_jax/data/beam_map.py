@@ -1,10 +1,11 @@
 """Reading and resizing, the two costly steps of a preparation, on a cluster with Apache Beam.
 
 Beam maps and nothing else: groups, splits, records and the manifest are made where the command
-runs, so that every byte is the same as without Beam. TFDS can write records through Beam as well,
-and does not need TensorFlow for it (tensorflow-datasets 4.9.10, apache-beam 2.77), but it then
-cuts a split into shards by another rule: by ranges of keys instead of counts, into shards of nine
-tenths of the size. Beyond one shard a split the files would depend on where they were made.
+runs, so that every byte is the same as without Beam. TFDS can write through Beam as well, and
+needs no TensorFlow for it (tensorflow-datasets 4.9.10, apache-beam 2.77). Its
+``GeneratorBasedBuilder`` then cuts a split into files by another rule, ranges of keys instead of
+counts, so that files differ. Its ``ShardBasedBuilder`` writes the same files, but a job a split
+and a worker a file: most workers of a cluster would have none.
 
 Work travels through a folder beside the prepared data, so the job itself stays small however many
 images there are, and results are read one part at a time. Workers need this package, in the same
