@@ -1,4 +1,5 @@
 import importlib
+import sys
 from pathlib import Path
 
 import jax
@@ -67,3 +68,25 @@ def test_exported_models_are_timed_after_they_agree(benchmark, finished, tmp_pat
     assert set(runs) == {f"{way}, batch {size}" for way in export.WAYS for size in export.BATCHES}
     for call in runs.values():
         call(1)
+
+
+def test_phantoms_are_drawn_once_with_their_table(benchmark, tmp_path):
+    prepare = benchmark("prepare")
+    folder = prepare.phantoms(tmp_path, "oct", 7)
+    lines = (folder / prepare.TABLE).read_text().splitlines()
+    assert lines[0] == "path,label,patient" and len(lines) == 8
+    assert [line.rpartition(",")[2] for line in lines[1:]] == [f"patient{k // 3}" for k in range(7)]
+    images = {p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")}
+    assert images == {line.partition(",")[0] for line in lines[1:]}
+    before = (folder / prepare.TABLE).stat().st_mtime_ns
+    assert prepare.phantoms(tmp_path, "oct", 7) == folder
+    assert (folder / prepare.TABLE).stat().st_mtime_ns == before
+
+
+def test_a_command_is_timed_and_its_failure_told(benchmark):
+    prepare = benchmark("prepare")
+    code = "x = bytearray(2**26); print('done')"
+    seconds, peak, text = prepare.measure([sys.executable, "-c", code])
+    assert seconds > 0 and peak > 64 and text == "done\n"
+    with pytest.raises(RuntimeError, match="failed:\nnot today"):
+        prepare.measure([sys.executable, "-c", "import sys; sys.exit('not today')"])

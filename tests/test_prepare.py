@@ -15,8 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from tensorflow_datasets.proto import tf_example_pb2
 
 from tests import sources
 from tests.tiny import ROOT
@@ -90,6 +94,42 @@ def test_the_same_preparation_twice_does_nothing(octdl, capsys):
     again, output = run("octdl", folder / "source", folder / "data")
     assert again == manifest and "prepared already" in output
     assert before == {p: p.stat().st_mtime_ns for p in target.iterdir()}
+
+
+def test_records_are_the_same_bytes_in_every_process(octdl):
+    """Left alone, protobuf would order the fields of a record by the address of something."""
+    folder = octdl[0] / "data" / "octdl" / "1.0.0"
+    files = sorted(folder.glob("*.array_record-*"))
+    records = [r for f in files for r in ArrayRecordReader(str(f)).read_all()]
+    assert len(records) == 84
+    for record in records:
+        names = [record.index(b"\n%c%b\x12" % (len(n), n)) for n in (b"group", b"id", b"label")]
+        assert names == sorted(names)
+        parsed = tf_example_pb2.Example.FromString(record)
+        assert parsed.SerializeToString(deterministic=True) == record
+
+
+@given(st.integers(1, 300_000), st.integers(256, 3_000_000))
+def test_files_are_even_and_bounded(count, pixels):
+    files = write_prepared.shards(count, pixels)
+    assert sum(files) == count and max(files) - min(files) <= 1 and min(files) >= 1
+    assert max(files) * pixels <= write_prepared._SHARD + pixels
+    assert len(files) == 1 or (max(files) + 1) * pixels * 2 > write_prepared._SHARD
+
+
+def test_a_split_in_several_files_is_read_in_order(source, octdl, tmp_path, monkeypatch):
+    monkeypatch.setattr(write_prepared, "_SHARD", 20 * 32 * 40)
+    manifest, _ = run("octdl", source, tmp_path / "data")
+    folder = tmp_path / "data" / "octdl" / "1.0.0"
+    assert len(list(folder.glob("octdl-train.array_record-*-of-00003"))) == 3
+    assert manifest == octdl[1]
+    one = load_prepared("octdl", str(octdl[0] / "data")).splits
+    several = load_prepared("octdl", str(tmp_path / "data")).splits
+    for split, expected in one.items():
+        for k in range(len(expected)):
+            found = several[split][k]
+            assert found["id"] == expected[k]["id"]
+            np.testing.assert_array_equal(found["image"], expected[k]["image"])
 
 
 def test_another_preparation_needs_overwrite(source, octdl, tmp_path):

@@ -6,6 +6,7 @@ python -m wlsrl_jax.data.audit --dataset=octdl --source=DIR --output=DIR
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from wlsrl_jax.data.builders.folder import FolderOptions, add_flags, take_flags
 from wlsrl_jax.data.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.near_duplicates import find_pairs
 from wlsrl_jax.data.source import open_dataset
-from wlsrl_jax.data.source_images import collect
+from wlsrl_jax.data.source_images import collect, ordered_map
 from wlsrl_jax.workdir import write_json, write_whole
 
 PAGE, DOCUMENT = "audit.html", "audit.json"
@@ -50,7 +51,7 @@ def audit_folder(
     Raises:
       ValueError: if the folder is not of the published layout, or has no usable image.
     """
-    images, problems = collect(spec, source, workers)
+    images, problems = collect(spec, source, functools.partial(ordered_map, workers=workers))
     if not images:
         raise ValueError(f"--source={source} holds no usable image.")
     pairs = find_pairs(images, spec.modality, workers)

@@ -35,7 +35,8 @@ def oct_logit(image: np.ndarray) -> float:
     size = max(16, round(width * scale)), max(16, round(height * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(image, size, interpolation=method).astype(np.float32)
-    grey = small.mean(axis=2)
+    red, green, blue = cv2.split(small)  # NumPy reduces an axis of three ten times slower
+    grey = (red + green + blue) / 3
     height, width = grey.shape
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.5)  # below it there is speckle
     rows = slice(height // 4, 3 * height // 4)
@@ -44,7 +45,9 @@ def oct_logit(image: np.ndarray) -> float:
     corners = np.mean([grey[y, x].mean() for y in (slice(k), slice(-k, None))
                        for x in (slice(k), slice(-k, None))])  # fmt: skip
     middle = grey[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3].mean()
-    colour = (small.max(axis=2) - small.min(axis=2)).mean() / (small.max(axis=2).mean() + 1.0)
+    most = np.maximum(np.maximum(red, green), blue)
+    least = np.minimum(np.minimum(red, green), blue)
+    colour = (most - least).mean() / (most.mean() + 1.0)
     features = (
         _direction(smooth),
         _direction(smooth[rows, columns]),

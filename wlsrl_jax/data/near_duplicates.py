@@ -111,7 +111,8 @@ def find_pairs(
     starts = range(0, len(chosen), rows)
     for start in progress(starts, "comparing", len(starts)):
         near = signs[start : start + rows] @ signs[start:].T >= least
-        i, j = np.nonzero(near)
+        # Of two dimensions at once, NumPy looks for them fifteen times more slowly.
+        i, j = np.divmod(np.flatnonzero(near), near.shape[1])
         i, j = i + start, j + start
         keep = (j > i) & (codes[i] != codes[j])
         candidates = list(zip(i[keep].tolist(), j[keep].tolist(), strict=True))

@@ -6,7 +6,9 @@ python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR [--data_dir=DIR]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from wlsrl_jax.data.findings import audit, sentences
 from wlsrl_jax.data.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.source import open_dataset
-from wlsrl_jax.data.source_images import SourceImage, collect, refuse_bad
+from wlsrl_jax.data.source_images import Mapper, SourceImage, collect, ordered_map, refuse_bad
 from wlsrl_jax.data.split_file import absent, read_split_file
 from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.write_prepared import is_prepared, make_manifest, write_prepared
@@ -41,6 +43,8 @@ def prepare(
     data_dir: str | None = None,
     *,
     options: FolderOptions | None = None,
+    beam_runner: str = "",
+    beam_options: str = "",
     **flags: Any,
 ) -> Path:
     """Prepares a data set; see the command line's help for the arguments.
@@ -50,6 +54,9 @@ def prepare(
       source: its folder, or an archive of it.
       data_dir: where to write.
       options: of ``name="folder"``, a data set of one's own.
+      beam_runner: of a cluster that reads and resizes; "" does it in threads. What is written
+        does not depend on it.
+      beam_options: of that runner, as on a command line.
       **flags: of ``prepare_opened``.
 
     Returns:
@@ -58,10 +65,21 @@ def prepare(
     Raises:
       PrepareError: with every problem listed.
     """
-    target = dataset_dir(options.name if options else name, data_dir)
+    target = dataset_dir(options.name if options else name, data_dir).absolute()
     scratch = target.parent.parent / f".{target.parent.name}.unpacked"
+    staging = target.parent.parent / f".{target.parent.name}.beam"
+    if beam_options and not beam_runner:
+        raise PrepareError("--beam_options are those of a runner: give --beam_runner as well.")
     try:
-        with open_dataset(name, source, scratch, options) as (spec, folder):
+        with contextlib.ExitStack() as stack:
+            if beam_runner:
+                from wlsrl_jax.data.beam_map import beam_mapper  # needs optional packages
+
+                flags["mapper"] = stack.enter_context(
+                    beam_mapper(beam_runner, beam_options, staging)
+                )
+                source = source.absolute()  # workers may run in another directory
+            spec, folder = stack.enter_context(open_dataset(name, source, scratch, options))
             return prepare_opened(spec, folder, data_dir, options=options, **flags)
     except PrepareError:
         raise
@@ -86,9 +104,12 @@ def prepare_opened(
     allow_missing_classes: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
+    mapper: Mapper | None = None,
     console: Console | None = None,
 ) -> Path:
     """Prepares a folder as its data set describes it; see ``prepare``.
+
+    ``mapper`` reads and resizes the images; threads, if it is not given.
 
     Returns:
       Path of the manifest.
@@ -98,6 +119,7 @@ def prepare_opened(
     """
     console = console or Console()
     size = size or spec.size
+    mapper = mapper or functools.partial(ordered_map, workers=workers)
     how = Division(split, seed, folds, repeats, allow_missing_classes)
     _check_flags(how, near_duplicates)
     target = dataset_dir(spec.name, data_dir)
@@ -114,7 +136,7 @@ def prepare_opened(
         "allow_missing_classes": allow_missing_classes,
         **({"folder": dataclasses.asdict(options)} if options else {}),
     }
-    found, problems = collect(spec, source, workers)
+    found, problems = collect(spec, source, mapper)
     refuse_bad(problems, on_bad_file)
     if not found:
         raise ValueError(f"--source={source} holds no usable image.")
@@ -141,7 +163,7 @@ def prepare_opened(
     manifest = make_manifest(spec, images, problems, settings, findings, notes)
     done = is_prepared(target, manifest, overwrite)
     if not done:
-        write_prepared(spec, source, images, size, manifest, target, workers=workers)
+        write_prepared(spec, source, images, size, manifest, target, mapper=mapper)
     console.print(table(spec, images))
     for line in sentences(findings):
         console.print(line, markup=False, highlight=False)
@@ -224,6 +246,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("--allow_missing_classes", action="store_true", help="go on although a split lacks a class")
     add("--overwrite", action="store_true", help="replace an earlier preparation")
     add("--workers", type=int, help="threads; default one a core")
+    cluster = parser.add_argument_group("a cluster that reads and resizes, with Apache Beam")
+    cluster.add_argument(
+        "--beam_runner",
+        default="",
+        help="such as FlinkRunner; DirectRunner is this machine; workers must see --source and "
+        "--data_dir",
+    )
+    cluster.add_argument(
+        "--beam_options",
+        default="",
+        help="of the runner: '--flink_master=HOST:PORT --parallelism=8'",
+    )
     add_flags(parser)
     return parser
 

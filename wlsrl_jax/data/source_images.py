@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import track
@@ -49,6 +49,28 @@ class SourceImage:
         return self.record.id if self.record.patient is None else self.record.patient
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file to be read, perhaps on another machine.
+
+    Attributes:
+      path: relative to the source folder.
+      sha256: of the content as it was before; "" if it was not read yet.
+    """
+
+    path: str
+    sha256: str = ""
+
+
+class Mapper(Protocol):
+    """A way to map the files of a source: in threads, or on other machines."""
+
+    def __call__(
+        self, function: Callable[[Any], Any], files: Sequence[SourceFile], /
+    ) -> Iterator[Any]:
+        """Yields the results in the order of the files."""
+
+
 def ordered_map(
     function: Callable[..., Any], values: Iterable[Any], workers: int | None = None
 ) -> Iterator[Any]:
@@ -79,10 +101,10 @@ def progress(values: Iterable[Any], text: str, total: int) -> Iterable[Any]:
     return track(values, text, total=total, disable=quiet, console=Console(stderr=True))
 
 
-def _inspect(source: Path, modality: str, record: Record) -> tuple[str, int, Fingerprint] | str:
+def _inspect(source: Path, modality: str, file: SourceFile) -> tuple[str, int, Fingerprint] | str:
     """(SHA-256, bytes, look) of a file, or why it is bad."""
     try:
-        data = read_file(source / record.path)
+        data = read_file(source / file.path)
         image = to_array(open_image(data), 3)
     except BadImageError as error:
         return str(error)
@@ -90,14 +112,14 @@ def _inspect(source: Path, modality: str, record: Record) -> tuple[str, int, Fin
 
 
 def collect(
-    spec: DatasetSpec, source: Path, workers: int | None = None
+    spec: DatasetSpec, source: Path, mapper: Mapper = ordered_map
 ) -> tuple[list[SourceImage], list[Problem]]:
     """Scans and reads a source folder.
 
     Args:
       spec: the data set.
       source: its folder.
-      workers: threads that read; None is one a core.
+      mapper: that reads; threads, one a core, if not given.
 
     Returns:
       (good images, problems), both sorted by name.
@@ -117,7 +139,8 @@ def collect(
         ) from None
     records = sorted(records, key=lambda r: r.id)
     inspect = functools.partial(_inspect, source, spec.modality)
-    found = progress(ordered_map(inspect, records, workers), "reading", len(records))
+    files = [SourceFile(r.path) for r in records]
+    found = progress(mapper(inspect, files), "reading", len(files))
     images, names = [], set()
     for record, facts in zip(records, found, strict=True):
         if isinstance(facts, str):

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.writer import ExampleWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from wlsrl_jax.data.builders.common import DatasetSpec
 
 
-class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
+class _SameBytes(ExampleWriter):
+    """Writes equal examples as equal bytes: protobuf orders a map anew in every process."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        return super().write(path, ((key, _sorted(example)) for key, example in examples))
+
+
+def _sorted(example: bytes) -> bytes:
+    parsed = tf_example_pb2.Example.FromString(example)
+    return parsed.SerializeToString(deterministic=True)
+
+
+def _keyed(shard: Callable[[], Iterator[Any]]) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(shard())
+
+
+Shard = Callable[[], Iterator[dict[str, Any]]]
+
+
+class PreparedBuilder(tfds.core.ShardBasedBuilder):
     """TFDS builder that writes images which ``prepare`` has already made ready.
+
+    Shard by shard, for a ``GeneratorBasedBuilder`` keeps a split in memory to sort it, and needs
+    TensorFlow to do so where that is more than 1 GB.
 
     Args:
       spec: the data set.
       size: (height, width) of the images, pixels.
-      splits: split -> function giving examples (dict of image PNG bytes, label, id,
-        group) in order.
+      splits: split -> a function for each shard, called in order, that gives its examples (dict
+        of image PNG bytes, label, id, group) in order.
       **kwargs: of TFDS.
     """
 
@@ -29,7 +54,7 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
         *,
         spec: DatasetSpec,
         size: tuple[int, int],
-        splits: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+        splits: Mapping[str, Sequence[Shard]],
         **kwargs: Any,
     ) -> None:
         self._spec, self._size, self._source_splits = spec, size, splits
@@ -57,8 +82,11 @@ class PreparedBuilder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(name) for name in self._source_splits}
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Any]:
+        return {
+            name: [functools.partial(_keyed, shard) for shard in shards]
+            for name, shards in self._source_splits.items()
+        }
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(self._source_splits[split]())
+    def _example_writer(self) -> ExampleWriter:
+        return _SameBytes(self.info.file_format)

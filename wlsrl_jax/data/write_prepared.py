@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -19,12 +20,14 @@ import tensorflow_datasets as tfds
 import wlsrl_jax
 from wlsrl_jax.data import split_file
 from wlsrl_jax.data.builders.common import DatasetSpec, Problem
-from wlsrl_jax.data.images import presize
+from wlsrl_jax.data.images import BadImageError, presize
 from wlsrl_jax.data.prepared import MANIFEST
-from wlsrl_jax.data.source_images import SourceImage, ordered_map, progress
+from wlsrl_jax.data.source_images import Mapper, SourceFile, SourceImage, ordered_map, progress
 from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.tfds_builder import PreparedBuilder
 from wlsrl_jax.workdir import read_json, write_json
+
+_SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
 
 
 def make_manifest(
@@ -106,7 +109,7 @@ def write_prepared(
     manifest: Mapping[str, Any],
     target: Path,
     *,
-    workers: int | None = None,
+    mapper: Mapper = ordered_map,
 ) -> None:
     """Writes beside the target, then takes its place: what was there stays until then.
 
@@ -117,7 +120,7 @@ def write_prepared(
       size: (height, width) of the prepared images, pixels.
       manifest: of the preparation.
       target: directory of the prepared data set.
-      workers: threads that resize; None is one a core. The bytes do not depend on it.
+      mapper: that resizes; threads, one a core, if not given. The bytes do not depend on it.
 
     Raises:
       ValueError: if a file changed since it was read.
@@ -125,7 +128,7 @@ def write_prepared(
     staging = target.parent.parent / f".{target.parent.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
-        _write_records(spec, source, images, size, staging, workers)
+        _write_records(spec, source, images, size, staging, mapper)
         written = staging / target.parent.name / target.name
         folds = len(images[0].folds)
         (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
@@ -138,17 +141,43 @@ def write_prepared(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_source(source: Path, image: SourceImage, modality: str, size: tuple[int, int]) -> bytes:
+def load_source(source: Path, file: SourceFile, modality: str, size: tuple[int, int]) -> bytes:
     """Reads a source file and makes it ready.
 
+    Args:
+      source: folder.
+      file: in it.
+      modality: "oct" or "fundus".
+      size: (height, width) of the result, pixels.
+
+    Returns:
+      A PNG file.
+
     Raises:
-      ValueError: if it changed since it was read.
+      ValueError: if it changed since it was read, or cannot be encoded.
     """
-    path = source / image.record.path
+    path = source / file.path
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != image.sha256:
+    if hashlib.sha256(data).hexdigest() != file.sha256:
         raise ValueError(f"{path} changed while it was being prepared; start again.")
-    return presize(data, modality, *size)
+    try:
+        return presize(data, modality, *size)
+    except BadImageError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def shards(count: int, pixels: int) -> list[int]:
+    """Divides images among files, evenly; it depends on nothing but their number and size.
+
+    Args:
+      count: of the images.
+      pixels: of one, times its channels.
+
+    Returns:
+      Images in each file.
+    """
+    number = max(1, -(-count * pixels // _SHARD))
+    return [count * (k + 1) // number - count * k // number for k in range(number)]
 
 
 def _write_records(
@@ -157,14 +186,17 @@ def _write_records(
     images: Sequence[SourceImage],
     size: tuple[int, int],
     data_dir: Path,
-    workers: int | None,
+    mapper: Mapper,
 ) -> None:
     load = functools.partial(load_source, source, modality=spec.modality, size=size)
+    files = [SourceFile(i.record.path, i.sha256) for i in images]
+    # One map for all splits, for a cluster takes minutes to start; TFDS writes them in turn.
+    ready = zip(images, progress(mapper(load, files), "writing", len(files)), strict=True)
 
-    def examples(split: str) -> Iterator[dict[str, Any]]:
-        mine = [i for i in images if i.split == split]
-        ready = progress(ordered_map(load, mine, workers), f"writing {split}", len(mine))
-        for image, png in zip(mine, ready, strict=True):
+    def examples(split: str, count: int) -> Iterator[dict[str, Any]]:
+        for image, png in itertools.islice(ready, count):
+            if image.split != split:
+                raise RuntimeError(f"{image.record.id} of {image.split} is among those of {split}.")
             yield {
                 "image": png,
                 "label": image.record.label,
@@ -172,12 +204,17 @@ def _write_records(
                 "group": image.group,
             }
 
-    present = [s for s in SPLITS if any(i.split == s for i in images)]
+    counts = collections.Counter(i.split for i in images)
+    pixels = size[0] * size[1] * (1 if spec.modality == "oct" else 3)
     tfds.disable_progress_bar()  # its bars write over each other in a log
     builder = PreparedBuilder(
         spec=spec,
         size=size,
-        splits={s: functools.partial(examples, s) for s in present},
+        splits={
+            s: [functools.partial(examples, s, n) for n in shards(counts[s], pixels)]
+            for s in SPLITS
+            if counts[s]
+        },
         data_dir=str(data_dir),
         file_format="array_record",
     )
