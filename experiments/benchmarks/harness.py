@@ -13,6 +13,8 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ Setup = Callable[..., tuple[Run | Mapping[str, Run], dict[str, Any]]]
 # For all candidates alike: what `python -m wlsrl_jax.main` sets for itself helps PyTorch too.
 os.environ.setdefault(huge_pages.VARIABLE, huge_pages.SETTING)
 
+_ROOT = Path(__file__).resolve().parents[2]
 _PAUSE = 0.25  # seconds for the last candidate's threads to go to sleep
 
 
@@ -84,6 +87,30 @@ class Candidate:
         self._process.join()
         atexit.unregister(self._process.kill)
         return peak
+
+
+def measure(command: Sequence[str]) -> tuple[float, float, str]:
+    """Runs a command as a user would, without what this module sets for candidates.
+
+    Returns:
+      (seconds, peak resident memory of it and of its largest child in MiB, its output).
+
+    Raises:
+      RuntimeError: if it fails, with the end of its output.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != huge_pages.VARIABLE}
+    with tempfile.TemporaryFile("w+") as out:
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        out.seek(0)
+        text = out.read()
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{text[-2000:]}")
+    return seconds, usage.ru_maxrss / 1024, text
 
 
 def matrix_product(size: int = 1024) -> tuple[Run, dict[str, Any]]:

@@ -5,29 +5,12 @@ python experiments/benchmarks/memory.py --json=memory.json
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
-from harness import Candidate, parser, show
+from harness import Candidate, measure, parser, show
 from nets import Net, jax_train, torch_train
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run_peak(arguments: list[str]) -> tuple[float, str]:
-    """(peak resident memory of a command in MiB, the end of its output)."""
-    with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(arguments, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        out.seek(0)
-        text = out.read()
-    if status:
-        raise RuntimeError(text[-2000:])
-    return usage.ru_maxrss / 1024, text[-300:]
 
 
 def main() -> None:
@@ -62,7 +45,7 @@ def main() -> None:
     for records in args.records:
         with tempfile.TemporaryDirectory() as workdir:
             epochs = 200 * 32 / records  # 200 steps
-            peak, _ = run_peak(
+            _, peak, _ = measure(
                 [sys.executable, "-m", "wlsrl_jax.main", "--config=configs/oct.py",
                  f"--workdir={workdir}/run", f"--config.data.phantom.train={records}",
                  f"--config.num_epochs={epochs}", "--config.optimizer.warmup_epochs=0",

@@ -12,20 +12,14 @@ import contextlib
 import csv
 import io
 import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import parser, show
+from harness import measure, parser, show
 
-from wlsrl_jax import huge_pages
-
-ROOT = Path(__file__).resolve().parents[2]
 TABLE = "labels.csv"
 HEIGHT, WIDTH = 96, 128
 IMAGES_A_PATIENT = 3
@@ -70,31 +64,6 @@ def phantoms(folder: Path, modality: str, size: int) -> Path:
             table.writerows(part)
     unfinished.replace(here / TABLE)
     return here
-
-
-def measure(command: list[str]) -> tuple[float, float, str]:
-    """Runs a command.
-
-    Returns:
-      (seconds, peak resident memory of it and of its largest child in MiB, its output).
-
-    Raises:
-      RuntimeError: if it fails, with the end of its output.
-    """
-    # The harness asks for large pages, for networks; the two commands run without.
-    environment = {k: v for k, v in os.environ.items() if k != huge_pages.VARIABLE}
-    with tempfile.TemporaryFile("w+") as out:
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-        out.seek(0)
-        text = out.read()
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{text[-2000:]}")
-    return seconds, usage.ru_maxrss / 1024, text
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
+from wlsrl_jax.command import status_of
 from wlsrl_jax.data.audit_page import render
-from wlsrl_jax.data.builders import all_specs
 from wlsrl_jax.data.builders.common import DatasetSpec
-from wlsrl_jax.data.builders.folder import FolderOptions, add_flags, take_flags
+from wlsrl_jax.data.builders.folder import FolderOptions
 from wlsrl_jax.data.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.near_duplicates import find_pairs
-from wlsrl_jax.data.source import open_dataset
+from wlsrl_jax.data.source import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.data.source_images import collect, ordered_map
 from wlsrl_jax.workdir import write_json, write_whole
 
@@ -110,36 +110,23 @@ def run(
     return document
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status, 0 whatever is found."""
+def _audit(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.data.audit",
         description="Looks for identical, near-identical, odd and unusable images of a data set.",
     )
-    names = [*sorted(all_specs()), "folder (your own)"]
-    parser.add_argument("--dataset", required=True, help=", ".join(names))
-    parser.add_argument(
-        "--source", required=True, type=Path, help="folder as published, or an archive of it"
-    )
+    add_source_flags(parser)
     parser.add_argument(
         "--output", required=True, type=Path, help=f"folder for {PAGE} and {DOCUMENT}"
     )
-    parser.add_argument("--workers", type=int, help="threads; default one a core")
     parser.add_argument("--pictures", type=int, default=100, help="pairs shown, of each kind")
     parser.add_argument(
         "--hide_ids", action="store_true", help="no names of images or patients on the page"
     )
-    add_flags(parser)
     flags = vars(parser.parse_args(argv))
-
-    try:
-        name, source, output = (flags.pop(f) for f in ("dataset", "source", "output"))
-        show_ids = not flags.pop("hide_ids")
-        options = take_flags(flags, name)
-        found = run(name, source, output, options=options, show_ids=show_ids, **flags)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    name, source, options = take_source_flags(flags)
+    output, show_ids = flags.pop("output"), not flags.pop("hide_ids")
+    found = run(name, source, output, options=options, show_ids=show_ids, **flags)
     console = Console()
     console.print(f"{found['dataset']}: {found['images']} images", highlight=False)
     for problem in found["unusable"]:
@@ -147,7 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in sentences(found):
         console.print(line, markup=False, highlight=False)
     console.print(f"audit: {output / PAGE}", soft_wrap=True, highlight=False)
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status, 0 whatever is found."""
+    return status_of(_audit, argv)
 
 
 if __name__ == "__main__":

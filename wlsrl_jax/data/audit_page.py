@@ -13,7 +13,7 @@ import numpy as np
 import wlsrl_jax
 from wlsrl_jax.data.builders.common import DatasetSpec
 from wlsrl_jax.data.findings import ODDITIES, sentences
-from wlsrl_jax.data.images import BadImageError, open_image, read_file, to_array
+from wlsrl_jax.data.images import BadImageError, decode, read_file
 from wlsrl_jax.data.near_duplicates import Pair
 from wlsrl_jax.data.source_images import SourceImage
 from wlsrl_jax.report.page import templates
@@ -24,7 +24,7 @@ _WIDTH = 300  # pixels of a picture
 
 def _thumbnail(source: Path, image: SourceImage) -> str:
     try:
-        pixels = to_array(open_image(read_file(source / image.record.path)), 3)
+        pixels = decode(read_file(source / image.record.path), 3)
     except BadImageError:  # it was good a moment ago
         return ""
     height, width = pixels.shape[:2]

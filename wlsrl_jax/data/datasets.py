@@ -60,9 +60,9 @@ def load_dataset(data: Any, modality: str) -> Dataset:
       ValueError: if it is unknown or of the other modality.
       FileNotFoundError: if it is not prepared, with the command that does it.
     """
-    if data.dataset == "phantom" and data.get("fold", -1) >= 0:
-        raise ValueError("config.data.fold is for prepared data; phantoms have no folds.")
     if data.dataset == "phantom":
+        if data.fold >= 0:
+            raise ValueError("config.data.fold is for prepared data; phantoms have no folds.")
         sizes = {split: int(data.phantom[split]) for split in phantom.SPLITS}
         splits = {
             split: phantom.PhantomSource(
@@ -88,7 +88,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         )
     from wlsrl_jax.data.prepared import load_prepared  # TFDS is slow to import
 
-    found = load_prepared(data.dataset, data.data_dir or None, data.get("fold", -1))
+    found = load_prepared(data.dataset, data.data_dir or None, data.fold)
     if found.modality != modality:
         raise ValueError(
             f"config.data.dataset={data.dataset!r} is a set of {found.modality} images; use "

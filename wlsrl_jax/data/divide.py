@@ -43,27 +43,31 @@ class Division:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Grouped:
-    """Labels and groups of all images, and where they were before."""
+class _Column:
+    """One division of all images: labels, groups, and what an earlier one says of it.
 
-    ids: Sequence[str]
+    Attributes:
+      labels: class of each image.
+      groups: group of each image.
+      previous: image -> split of the earlier division.
+      fixed: group -> split that must stay.
+      torn: images that would join groups of different splits.
+    """
+
     labels: Sequence[int]
     groups: Sequence[str]
-    previous: Mapping[str, tuple[str, ...]]
+    previous: Mapping[str, str]
+    fixed: Mapping[str, str]
+    torn: Sequence[str]
 
-    def fixed(self, column: int) -> tuple[dict[str, str], list[str]]:
-        """(group -> split that must stay, images that would join two splits)."""
-        known = {name: where[column] for name, where in self.previous.items()}
-        return stay_where_they_were(self.ids, self.groups, known)
-
-    def split(self, column: int, seed: int, fractions: Mapping[str, float]) -> list[str]:
+    def split(self, seed: int, fractions: Mapping[str, float]) -> list[str]:
         """Divides all groups."""
         where = split_groups(
-            self.labels, self.groups, fractions=fractions, seed=seed, fixed=self.fixed(column)[0]
+            self.labels, self.groups, fractions=fractions, seed=seed, fixed=self.fixed
         )
         return [where[g] for g in self.groups]
 
-    def around(self, column: int, seed: int, is_test: Sequence[bool], share: float) -> list[str]:
+    def around(self, seed: int, is_test: Sequence[bool], share: float) -> list[str]:
         """Divides what is not test into training and validation, a share of it."""
         rest = [k for k, test in enumerate(is_test) if not test]
         where = split_groups(
@@ -71,9 +75,36 @@ class _Grouped:
             [self.groups[k] for k in rest],
             fractions={"train": 1.0 - share, "validation": share},
             seed=seed,
-            fixed={g: s for g, s in self.fixed(column)[0].items() if s != "test"},
+            fixed={g: s for g, s in self.fixed.items() if s != "test"},
         )
         return ["test" if t else where[g] for t, g in zip(is_test, self.groups, strict=True)]
+
+
+def _columns(
+    images: Sequence[SourceImage],
+    groups: Sequence[str],
+    previous: Mapping[str, tuple[str, ...]],
+    how: Division,
+) -> list[_Column]:
+    """The main division, then those of the folds.
+
+    Raises:
+      ValueError: if the earlier division has another number of folds.
+    """
+    has = {len(where) - 1 for where in previous.values()}
+    if len(has) > 1:
+        raise ValueError("--split_file names another number of folds for some images.")
+    known = has.pop() if has else 0
+    if known and how.columns and known != how.columns:
+        raise ValueError(
+            f"--split_file has {known} folds; ask for as many with --folds or --repeats."
+        )
+    ids, labels = [i.record.id for i in images], [i.record.label for i in images]
+    found = []
+    for column in range(1 + how.columns):
+        before = {n: where[column] for n, where in previous.items() if column <= known}
+        found.append(_Column(labels, groups, before, *stay_where_they_were(ids, groups, before)))
+    return found
 
 
 def divide(
@@ -100,40 +131,19 @@ def divide(
     Raises:
       ValueError: if a split would lack a class, or the flags contradict the data.
     """
-    previous = previous or {}
-    has = {len(where) - 1 for where in previous.values()}
-    if len(has) > 1:
-        raise ValueError("--split_file names another number of folds for some images.")
-    if previous and has == {0} and how.columns:
-        previous_folds: Mapping[str, tuple[str, ...]] = {}
-    elif previous and how.columns and has != {how.columns}:
-        raise ValueError(
-            f"--split_file has {has.pop()} folds; ask for as many with --folds or --repeats."
-        )
-    else:
-        previous_folds = previous
     items = [Item(i.record.id, i.record.label, i.record.patient, i.sha256) for i in images]
     groups = assign_groups(items, [(p.first, p.second) for p in pairs])
-    ids, labels = [i.id for i in items], [i.label for i in items]
-    main = _Grouped(ids, labels, groups, previous)
-    folded = _Grouped(ids, labels, groups, previous_folds)
-    drawn = [_main_split(spec, images, main, how)]
-    drawn += _folds(folded, how)
-    torn = set(main.fixed(0)[1])
-    for column in range(1, len(drawn)):
-        torn |= set(folded.fixed(column)[1])
+    main, *folds = columns = _columns(images, groups, previous or {}, how)
+    drawn = [_main_split(spec, images, main, how), *_folds(folds, how)]
+    torn = {name for column in columns for name in column.torn}
     kept = []
-    for k, image in enumerate(images):
+    for image, group, *where in zip(images, groups, *drawn, strict=True):
         name = image.record.id
-        if name in torn:
-            continue
-        where = [column[k] for column in drawn]
-        where[0] = previous[name][0] if name in previous else where[0]
-        if name in previous_folds and how.columns:
-            where[1:] = previous_folds[name][1:]
-        kept.append(
-            dataclasses.replace(image, group=groups[k], split=where[0], folds=tuple(where[1:]))
-        )
+        if name not in torn:
+            split, *others = (
+                column.previous.get(name, new) for column, new in zip(columns, where, strict=True)
+            )
+            kept.append(dataclasses.replace(image, group=group, split=split, folds=tuple(others)))
     left_out = [
         Problem(i.record.path, "left out: it would join groups of different splits")
         for i in images
@@ -143,19 +153,20 @@ def divide(
 
 
 def _main_split(
-    spec: DatasetSpec, images: Sequence[SourceImage], all_: _Grouped, how: Division
+    spec: DatasetSpec, images: Sequence[SourceImage], column: _Column, how: Division
 ) -> list[str]:
     if how.mode != "official":
-        return all_.split(0, how.seed, DEFAULT_FRACTIONS)
+        return column.split(how.seed, DEFAULT_FRACTIONS)
     if not any(i.record.official for i in images):
         raise ValueError(f"{spec.name} has no official split; use --split=grouped.")
     if how.columns:
         raise ValueError("--folds and --repeats divide anew; use them with --split=grouped.")
     is_test = [i.record.official == "test" for i in images]
+    before = [column.previous.get(i.record.id) for i in images]
     moved = [
-        name
-        for name, test in zip(all_.ids, is_test, strict=True)
-        if name in all_.previous and (all_.previous[name][0] == "test") != test
+        image.record.id
+        for image, split, test in zip(images, before, is_test, strict=True)
+        if split is not None and (split == "test") != test
     ]
     if moved:
         raise ValueError(
@@ -163,26 +174,27 @@ def _main_split(
             f"such as {moved[0]}. Use one of them."
         )
     share = DEFAULT_FRACTIONS["validation"] / (1.0 - DEFAULT_FRACTIONS["test"])
-    return all_.around(0, how.seed, is_test, share)
+    return column.around(how.seed, is_test, share)
 
 
-def _folds(all_: _Grouped, how: Division) -> list[list[str]]:
+def _folds(columns: Sequence[_Column], how: Division) -> list[list[str]]:
     if how.repeats:
-        return [all_.split(1 + k, how.seed + 1 + k, DEFAULT_FRACTIONS) for k in range(how.repeats)]
+        return [c.split(how.seed + k, DEFAULT_FRACTIONS) for k, c in enumerate(columns, start=1)]
     if not how.folds:
         return []
     fixed = {
         group: str(k)
-        for k in range(how.folds)
-        for group, split in all_.fixed(1 + k)[0].items()
+        for k, column in enumerate(columns)
+        for group, split in column.fixed.items()
         if split == "test"
     }
+    labels, groups = columns[0].labels, columns[0].groups
     equal = {str(k): 1.0 / how.folds for k in range(how.folds)}
-    fold_of = split_groups(all_.labels, all_.groups, fractions=equal, seed=how.seed, fixed=fixed)
+    fold_of = split_groups(labels, groups, fractions=equal, seed=how.seed, fixed=fixed)
     share = min(0.5, DEFAULT_FRACTIONS["validation"] / (1.0 - 1.0 / how.folds))
     return [
-        all_.around(1 + k, how.seed, [fold_of[g] == str(k) for g in all_.groups], share)
-        for k in range(how.folds)
+        column.around(how.seed, [fold_of[g] == str(k) for g in groups], share)
+        for k, column in enumerate(columns)
     ]
 
 

@@ -17,14 +17,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.command import status_of
 from wlsrl_jax.data.builders.common import DatasetSpec, count_notes
-from wlsrl_jax.data.builders.folder import FolderOptions, add_flags, take_flags
+from wlsrl_jax.data.builders.folder import FolderOptions
 from wlsrl_jax.data.divide import Division, divide
 from wlsrl_jax.data.findings import audit, sentences
 from wlsrl_jax.data.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
-from wlsrl_jax.data.source import open_dataset
+from wlsrl_jax.data.source import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.data.source_images import Mapper, SourceImage, collect, ordered_map, refuse_bad
 from wlsrl_jax.data.split_file import absent, read_split_file
 from wlsrl_jax.data.splits import SPLITS
@@ -219,9 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Validates, audits, splits and pre-sizes a downloaded data set.",
     )
     add = parser.add_argument
-    names = ", ".join([*sorted(all_specs()), "folder (your own)"])
-    add("--dataset", required=True, help=names)
-    add("--source", required=True, type=Path, help="folder as published, or an archive of it")
+    add_source_flags(parser)
     add("--data_dir", help="where to write; default TFDS_DATA_DIR, then TFDS's")
     add("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
     add("--split", choices=["grouped", "official"], default="grouped")
@@ -245,7 +243,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--allow_missing_classes", action="store_true", help="go on although a split lacks a class")
     add("--overwrite", action="store_true", help="replace an earlier preparation")
-    add("--workers", type=int, help="threads; default one a core")
     cluster = parser.add_argument_group("a cluster that reads and resizes, with Apache Beam")
     cluster.add_argument(
         "--beam_runner",
@@ -258,21 +255,18 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         help="of the runner: '--flink_master=HOST:PORT --parallelism=8'",
     )
-    add_flags(parser)
     return parser
+
+
+def _prepare(argv: Sequence[str] | None) -> None:
+    flags = vars(make_parser().parse_args(argv))
+    name, source, options = take_source_flags(flags)
+    prepare(name, source, flags.pop("data_dir"), options=options, **flags)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    flags = vars(make_parser().parse_args(argv))
-    try:
-        name, source = flags.pop("dataset"), flags.pop("source")
-        options = take_flags(flags, name)
-        prepare(name, source, flags.pop("data_dir"), options=options, **flags)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(_prepare, argv)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class PreparedSource:
     Args:
       directory: of the prepared data set.
       split: its name.
+      records: split as it was written -> its records by position.
       places: where each example is stored: (split in which it was written, position there).
       labels: ``[N]``.
       ids: of the N examples.
@@ -49,16 +50,14 @@ class PreparedSource:
         self,
         directory: Path,
         split: str,
+        records: Mapping[str, Any],
         places: Sequence[tuple[str, int]],
         labels: np.ndarray,
         ids: Sequence[str],
         groups: Sequence[str],
     ) -> None:
-        self.directory, self.split = directory, split
+        self.directory, self.split, self._records = directory, split, records
         self._places, self._labels, self._ids, self._groups = places, labels, ids, groups
-        builder = tfds.builder_from_directory(str(directory))
-        stored = sorted({where for where, _ in places})
-        self._records: dict[str, Any] = {w: builder.as_data_source(w) for w in stored}
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -161,40 +160,41 @@ def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> Pre
     content = path.read_bytes()
     try:
         manifest = json.loads(content)
-        has = len(manifest["images"][0].get("folds", ()))
-        if not -1 <= fold < has:
-            raise _NoFoldError(
-                f"config.data.fold={fold}: {name} is prepared with "
-                + (f"{has} folds, 0 to {has - 1}" if has else "no folds")
-                + "; -1 is its main division, and prepare --folds=K --overwrite makes others."
-            )
-        members: dict[str, list[tuple[str, int, Any]]] = {s: [] for s in SPLITS}
-        stored: collections.Counter[str] = collections.Counter()
-        for image in manifest["images"]:
-            written = image["split"]
-            split = written if fold < 0 else image["folds"][fold]
-            members[split].append((written, stored[written], image))
-            stored[written] += 1
-        splits = {
-            s: PreparedSource(
-                directory,
-                s,
-                [(written, position) for written, position, _ in found],
-                np.asarray([manifest["classes"].index(i["class"]) for _, _, i in found], np.int64),
-                [i["id"] for _, _, i in found],
-                [i["group"] for _, _, i in found],
-            )
-            for s, found in members.items()
-            if found
-        }
+        images = manifest["images"]
+        written = [image["split"] for image in images]
+        divisions = [(image["split"], *image.get("folds", ())) for image in images]
+        folds = len(divisions[0]) - 1
+        labels = np.asarray([manifest["classes"].index(i["class"]) for i in images], np.int64)
+        ids, groups = ([image[key] for image in images] for key in ("id", "group"))
         height, width = map(int, manifest["settings"]["size"])
-    except _NoFoldError:
-        raise
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
         )
-    _check_records(directory, stored)
+    if not -1 <= fold < folds:
+        raise ValueError(
+            f"config.data.fold={fold}: {name} is prepared with "
+            + (f"{folds} folds, 0 to {folds - 1}" if folds else "no folds")
+            + "; -1 is its main division, and prepare --folds=K --overwrite makes others."
+        )
+    places = _places(written)
+    records = _open_records(directory, collections.Counter(written))
+    members: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for k, division in enumerate(divisions):
+        members[division[1 + fold]].append(k)
+    splits = {
+        split: PreparedSource(
+            directory,
+            split,
+            records,
+            [places[k] for k in found],
+            labels[found],
+            [ids[k] for k in found],
+            [groups[k] for k in found],
+        )
+        for split, found in members.items()
+        if found
+    }
     details = {
         image["id"]: {"patient": image["patient"], "attributes": image.get("attributes", {})}
         for image in manifest["images"]
@@ -212,16 +212,29 @@ def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> Pre
     )
 
 
-class _NoFoldError(ValueError):
-    """A fold that the data set has not."""
+def _places(written: Sequence[str]) -> list[tuple[str, int]]:
+    """Where each example is stored, from the split in which each was written, in order."""
+    counts: collections.Counter[str] = collections.Counter()
+    found = []
+    for split in written:
+        found.append((split, counts[split]))
+        counts[split] += 1
+    return found
 
 
-def _check_records(directory: Path, wanted: Mapping[str, int]) -> None:
-    written = tfds.builder_from_directory(str(directory)).info.splits
-    for split, count in wanted.items():
-        have = written[split].num_examples if split in written else 0
-        if have != count:
+def _open_records(directory: Path, wanted: Mapping[str, int]) -> dict[str, Any]:
+    """Opens the splits as they were written, each with so many records.
+
+    Raises:
+      ValueError: if one has another number.
+    """
+    builder = tfds.builder_from_directory(str(directory))
+    found: dict[str, Any] = {s: builder.as_data_source(s) for s in builder.info.splits}
+    for split in sorted(found.keys() | wanted.keys()):
+        have, want = len(found.get(split, ())), wanted.get(split, 0)
+        if have != want:
             raise ValueError(
-                f"{directory}: split {split} has {have} records, its manifest {count}; prepare it "
+                f"{directory}: split {split} has {have} records, its manifest {want}; prepare it "
                 "again with --overwrite."
             )
+    return found

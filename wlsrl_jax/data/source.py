@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wlsrl_jax.data import archives
 from wlsrl_jax.data.builders import all_specs, folder, get_spec
 from wlsrl_jax.data.builders.common import DatasetSpec
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which data set lies where, and ``--workers``."""
+    names = ", ".join([*sorted(all_specs()), "folder (your own)"])
+    parser.add_argument("--dataset", required=True, help=names)
+    parser.add_argument(
+        "--source", required=True, type=Path, help="folder as published, or an archive of it"
+    )
+    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    folder.add_flags(parser)
+
+
+def take_source_flags(
+    flags: dict[str, Any],
+) -> tuple[str, Path, folder.FolderOptions | None]:
+    """Takes the flags of ``add_source_flags``, but for ``--workers``, out of the others.
+
+    Args:
+      flags: all flags by name; those that are returned are removed.
+
+    Returns:
+      (name of the data set, its source, options of a data set of one's own).
+
+    Raises:
+      ValueError: for flags that do not go together.
+    """
+    name, source = flags.pop("dataset"), flags.pop("source")
+    return name, source, folder.take_flags(flags, name)
 
 
 def _inside(unpacked: Path) -> Path:

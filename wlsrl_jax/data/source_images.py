@@ -18,7 +18,7 @@ from rich.progress import track
 
 from wlsrl_jax.data.builders.common import DatasetSpec, Problem, Record
 from wlsrl_jax.data.fingerprint import Fingerprint, fingerprint
-from wlsrl_jax.data.images import BadImageError, open_image, read_file, to_array
+from wlsrl_jax.data.images import BadImageError, decode, read_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _inspect(source: Path, modality: str, file: SourceFile) -> tuple[str, int, F
     """(SHA-256, bytes, look) of a file, or why it is bad."""
     try:
         data = read_file(source / file.path)
-        image = to_array(open_image(data), 3)
+        image = decode(data, 3)
     except BadImageError as error:
         return str(error)
     return hashlib.sha256(data).hexdigest(), len(data), fingerprint(image, modality)
@@ -127,8 +127,6 @@ def collect(
     Raises:
       ValueError: if the folder is not of the published layout.
     """
-    if not source.is_dir():
-        raise ValueError(f"--source={source} is not a directory.")
     if not any(source.iterdir()):
         raise ValueError(f"--source={source} is empty; unpack the download there first.")
     try:
