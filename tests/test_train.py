@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import sources
 from tests.tiny import (
     StopAfter,
     assert_same_run,
@@ -21,7 +23,7 @@ from tests.tiny import (
 )  # fmt: skip
 from wlsrl_jax import checkpoint, external
 from wlsrl_jax import train_step as steps
-from wlsrl_jax.data import pipeline
+from wlsrl_jax.data import pipeline, prepare
 from wlsrl_jax.data.datasets import Dataset
 from wlsrl_jax.evaluate import predict_split
 from wlsrl_jax.losses import make_loss
@@ -501,6 +503,27 @@ def test_external_evaluation_reads_other_labels(finished, capsys):
     config.eval.split = "other"
     with pytest.raises(ValueError, match="train, validation, test"):
         external.evaluate_workdir(config, finished, StopRequest())
+
+
+def test_a_fold_is_of_the_own_data_set_alone(tmp_path):
+    """A run of a fold is evaluated again on that fold, and on another set as that is divided."""
+    for name, folds in (("octdl", 3), ("oct2017", 0)):
+        source = getattr(sources, name)(tmp_path / name)
+        prepare.prepare(name, source, str(tmp_path / "data"), size=(32, 32), folds=folds)
+    where = {"data__dataset": "octdl", "data__data_dir": str(tmp_path / "data")}
+    config = tiny_config(**where, data__fold=1)
+    train(config, tmp_path / "run", StopRequest())
+    manifest = json.loads((tmp_path / "data" / "octdl" / "1.0.0" / "manifest.json").read_text())
+    in_test = {i["id"] for i in manifest["images"] if i["folds"][1] == "test"}
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {r["id"] for r in rows if r["split"] == "test"} == in_test
+    own = external.evaluate_workdir(config, tmp_path / "run", StopRequest())
+    saved = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert own["test"]["TO1"]["count"] == len(in_test)
+    assert own["test"]["TO1"]["log_loss"] == saved["test"]["TO1"]["log_loss"]
+    config.eval.dataset, config.eval.label_map = "oct2017", "CNV:AMD,DRUSEN:AMD,NORMAL:NO"
+    assert "TO1" in external.evaluate_workdir(config, tmp_path / "run", StopRequest())["test"]
 
 
 def test_evaluating_on_a_new_division_of_the_own_data_is_refused(finished, tmp_path):

@@ -98,6 +98,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     with data.unlocked():
         data.dataset = name
         data.data_dir = config.data.data_dir or own.data.data_dir
+        data.fold = own.data.fold if name == saved["dataset"] else -1  # folds are of one set
     dataset = load_dataset(data, own.modality)
     if name == saved["dataset"] and dataset.fingerprint != saved["fingerprint"]:
         raise ValueError(
