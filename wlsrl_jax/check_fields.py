@@ -15,7 +15,7 @@ POSITIVE = (
     "checkpoint.keep", "eval.every_epochs", "eval.batch_size", "mesh.fsdp",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "data.phantom.seed", "augment.rotation", "augment.shift", "augment.scale",
+    "seed", "mixup", "data.phantom.seed", "augment.rotation", "augment.shift", "augment.scale",
     "augment.brightness", "augment.contrast", "augment.gamma", "augment.speckle",
     "augment.noise", "loss.gamma", "optimizer.warmup_epochs", "optimizer.weight_decay",
     "optimizer.clip_norm",

@@ -79,6 +79,8 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.augment.speckle = 0.0  # standard deviation, multiplicative
     c.augment.noise = 0.0  # standard deviation, fraction of full range
 
+    c.mixup = 0.0  # alpha of the Beta distribution of mixup, on the device; 0 mixes nothing
+
     tasks = [rule.name for rule in TASKS[modality]]
     c.model = ConfigDict()  # see model.py
     c.model.preset = "small"

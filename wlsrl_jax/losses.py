@@ -510,9 +510,8 @@ def weight_sum(
     labels = jnp.asarray(labels)
     shape = labels.shape if jnp.issubdtype(labels.dtype, jnp.integer) else labels.shape[:-1]
     _, y, mask = _prepare(jnp.zeros((*shape, num_classes)), labels, where, -1)
-    if class_weights is None:
-        return jnp.sum(mask.astype(y.dtype))
-    return jnp.sum(jnp.where(mask, _gather(y, jnp.asarray(class_weights, y.dtype)), 0.0))
+    weights = jnp.ones(num_classes) if class_weights is None else jnp.asarray(class_weights)
+    return jnp.sum(jnp.where(mask, _gather(y, weights.astype(y.dtype)), 0.0))
 
 
 def multitask_mean(parts: Mapping[str, Reduced], task_weights: Mapping[str, float]) -> Array:

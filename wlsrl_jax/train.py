@@ -182,6 +182,7 @@ def _train(
             ema_decay=config.optimizer.ema_decay,
             accumulation=config.optimizer.accumulation,
             skip_not_finite=config.on_nan == "skip",
+            mixup_alpha=config.mixup,
         ),
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),

@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 
 from wlsrl_jax.losses import multitask_mean, safe_ratio
+from wlsrl_jax.mixup import mixup
 
 Batch = dict[str, Any]
 LossFn = Callable[..., tuple[jax.Array, jax.Array]]
@@ -66,7 +67,7 @@ def init_state(
 
 
 def normalize(images: jax.Array) -> jax.Array:
-    """Maps uint8 pixels 0..255 to float32 of about zero mean and unit scale."""
+    """Maps pixels 0..255 to float32 of about zero mean and unit scale."""
     return (images.astype(jnp.float32) - 127.5) / 64.0
 
 
@@ -80,6 +81,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     accumulation: int = 1,
     skip_not_finite: bool = False,
+    mixup_alpha: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step that minimises ``sum_t lambda_t * sum(m l_t) / sum(m d_t)``.
 
@@ -97,6 +99,7 @@ def make_train_step(
       accumulation: number of micro-batches; divides the batch.
       skip_not_finite: leave everything but the step count as it is where the loss or the
         gradient's norm is not finite.
+      mixup_alpha: of ``mixup``; 0 mixes nothing.
 
     Returns:
       A pure function of (state, batch) where batch holds "image" uint8
@@ -121,11 +124,15 @@ def make_train_step(
 
     def step_fn(state: TrainState, batch: Batch):
         images, labels = batch["image"], batch["labels"]
-        denominators = {
-            t: losses[t](jnp.zeros((*labels[t].shape, _width(model, t))), labels[t])[1]
-            for t in active
-        }
+        widths = dict(model.heads)  # type: ignore[attr-defined]
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if mixup_alpha:
+            # Of the same family as a micro-batch's key, and no micro-batch has this number.
+            mix_key = jax.random.fold_in(key, accumulation)
+            images, labels = mixup(images, labels, widths, mixup_alpha, mix_key)
+        denominators = {
+            t: losses[t](jnp.zeros((images.shape[0], widths[t])), labels[t])[1] for t in active
+        }
         if accumulation == 1:
             (loss, (per_task, stats)), grads = gradient(
                 state.params, state.batch_stats, images, labels, denominators, key
@@ -177,10 +184,6 @@ def make_train_step(
         return new, metrics
 
     return step_fn
-
-
-def _width(model: nn.Module, task: str) -> int:
-    return dict(model.heads)[task]  # type: ignore[attr-defined]
 
 
 def make_predict_step(model: nn.Module) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
