@@ -64,6 +64,9 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_losses_and_a_missing_label_adds
 
 
 def test_a_run_mixes_and_repeats_itself(tmp_path):
-    finished = [run(tmp_path / str(k), mixup=alpha) for k, alpha in enumerate([0.0, 0.4, 0.4])]
-    plain, first, second = (r["test"] for r in finished)
+    for name, alpha in [("plain", 0.0), ("first", 0.4), ("second", 0.4)]:
+        run(tmp_path / name, mixup=alpha)
+    plain, first, second = (
+        (tmp_path / name / "predictions.csv").read_bytes() for name in ("plain", "first", "second")
+    )
     assert first == second != plain
