@@ -39,9 +39,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ablate import check, record, run_cell
+from ablate.analysis import analyse
 from ablate.grid import Cell, Grid, load_grid
+from ablate.plots import write_plots
 from ablate.progress import Progress
 from ablate.results_csv import FAILED, FINISHED, PENDING, write_results
+from ablate.tables import write_tables
 
 from wlsrl_jax.command import status_of
 from wlsrl_jax.preemption import EXIT_PREEMPTED
@@ -154,8 +157,9 @@ def run(
                     end = run_cell.write_failure(directory, cell.name, status)
                     failed.append(cell.name)
                     progress.failed(cell, status, end)
-            write_results(grid, directory, statuses(grid, directory))
-    write_results(grid, directory, statuses(grid, directory))
+            with run_cell.alone(directory):
+                write_results(grid, directory, statuses(grid, directory))
+    stop.release()
     states = statuses(grid, directory)
     done = sum(state == FINISHED for state in states.values())
     print(f"{done} of {len(names)} cells of grid {grid.name} are done", flush=True)
@@ -188,14 +192,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data_dir:
         args.data_dir = str(Path(args.data_dir).absolute())
     directory.mkdir(parents=True, exist_ok=True)
-    status = 0
     if args.tables_only:
         check_all(grid, directory, [], args.data_dir)
-        write_results(grid, directory, statuses(grid, directory))
+        status = 0
     else:
         configs = check_all(grid, directory, mine, args.data_dir)
         status = run(grid, directory, mine, configs, args)
+    if status != EXIT_PREEMPTED:
+        evaluate(grid, directory)
     return status
+
+
+def evaluate(grid: Grid, directory: Path) -> None:
+    """Writes results.csv, tables and plots from the records."""
+    with run_cell.alone(directory):
+        states = statuses(grid, directory)
+        write_results(grid, directory, states)
+        found = analyse(grid, directory, states)
+        if found is None:
+            print("no cell is done yet, so there are no tables")
+            return
+        write_tables(grid, found, directory)
+        write_plots(grid, found, directory)
+    print(f"tables: {directory / 'tables.md'}")
 
 
 if __name__ == "__main__":

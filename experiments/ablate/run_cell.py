@@ -35,6 +35,11 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
 
+    def release(self) -> None:
+        """Gives the handlers back; a stop that was asked for stays noted."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     def _note(self, number: int, frame: Any) -> None:
         self.tell_child(signal.SIGKILL if self.signal else signal.SIGTERM)
         self.signal = number
@@ -61,6 +66,16 @@ def locked(directory: Path, name: str) -> Iterator[IO[str] | None]:
             yield None
             return
         yield file
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Waits until no other runner writes the files that are about the whole grid."""
+    path = directory / "locks" / ".grid"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def command(config: str, overrides: Mapping[str, Any], data_dir: str, workdir: Path) -> list[str]:

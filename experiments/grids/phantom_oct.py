@@ -27,6 +27,7 @@ def get_grid() -> Grid:
             "data.phantom.test": 400,
             "model.preset": "tiny",
             "num_epochs": 12.0,
+            "optimizer.learning_rate": 0.01,
             "eval.every_epochs": 3.0,
         },
         cells=cells(loss={**BASELINES, **WLSRL}, streams=STREAMS, seed=seeds(3)),
