@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ablate import check, record, run_cell
 from ablate.analysis import analyse
-from ablate.grid import Cell, Grid, load_grid
+from ablate.grid import REPEATS, Cell, Grid, load_grid
 from ablate.plots import write_plots
 from ablate.progress import Progress
 from ablate.results_csv import FAILED, FINISHED, PENDING, write_results
@@ -48,6 +48,7 @@ from ablate.tables import write_tables
 
 from wlsrl_jax.command import status_of
 from wlsrl_jax.preemption import EXIT_PREEMPTED
+from wlsrl_jax.workdir import check_config
 
 GRIDS = Path(__file__).resolve().parent / "grids"
 
@@ -74,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen(grid: Grid, only: str, index: int, count: int) -> list[Cell]:
-    """The cells of this runner."""
+    """The cells of this runner, in the order in which they run."""
     try:
         pattern = re.compile(only)
     except re.error as error:
@@ -82,6 +83,8 @@ def chosen(grid: Grid, only: str, index: int, count: int) -> list[Cell]:
     found = [cell for cell in grid.cells if pattern.search(cell.name)]
     if not found:
         raise ValueError(f"--only={only!r} finds no cell; --list shows their names.")
+    # A seed of every condition first: what was done when time is up can be compared.
+    found.sort(key=lambda cell: tuple(cell.labels.get(column, 0) for column in REPEATS))
     return found[index::count]
 
 
@@ -108,6 +111,9 @@ def check_all(grid: Grid, directory: Path, mine: Sequence[Cell], data_dir: str) 
         if record.json_path(directory, cell.name).exists():
             record.check_record(directory, cell.name, configs[cell.name])
         elif cell in mine:
+            began = directory / "cells" / cell.name / "config.json"
+            if began.exists():
+                check_config(began, configs[cell.name])
             fingerprints[cell.name] = check.check_cell(grid, cell, config)
     check.check_metrics(grid, configs[grid.cells[0].name]["modality"])
     record.check_fingerprints(directory, grid, configs, fingerprints)

@@ -73,9 +73,7 @@ def cells_text(row: Row) -> str:
 
 def notes(grid: Grid, analysis: Analysis) -> list[str]:
     """What a reader must know."""
-    unit = "patients" if analysis.has_patient_ids else "images"
-    if analysis.phantom:
-        unit = "images"
+    unit = "patients" if analysis.has_patient_ids and not analysis.phantom else "images"
     tested = f"{analysis.images} test images"
     if analysis.groups != analysis.images:
         tested += f" in {analysis.groups} groups"
@@ -87,9 +85,9 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
         grid.description,
         f"Mean over {over}, {tested}; in brackets the 95% interval over {both} (hierarchical "
         "bootstrap).",
-        f"Differences are to the row with {baseline_text(grid)} and otherwise the same labels, paired by seed and "
-        f"{'patient' if unit == 'patients' else 'image'}; p is two-sided, Holm's p is corrected "
-        f"for the {analysis.comparisons} comparisons of this grid.",
+        f"Differences are to the row with {baseline_text(grid)} and otherwise the same labels, "
+        f"paired by seed and {unit[:-1]}; p is two-sided, Holm's p is corrected for the "
+        f"{analysis.comparisons} comparisons of this grid.",
         "ECE has no interval and no test: resampling raises it by itself.",
         "Seconds: wall time of a cell from start to test results, of cells that ran in one go.",
         "Machine: " + "; ".join(analysis.machines) + ".",

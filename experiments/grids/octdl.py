@@ -9,20 +9,11 @@ Only the losses differ between cells of a stream, and only the streams between c
 from ablate.axes import BASELINES, STREAMS, WLSRL
 from ablate.grid import Grid, cells, seeds
 
-COMMON = {
-    "data.height": 64,
-    "data.width": 128,
-    "model.preset": "small",
-    "num_epochs": 20.0,
-    "eval.every_epochs": 2.0,
-}
-METRICS = ("balanced_accuracy", "macro_f1", "auroc", "ece")
-SCHEDULE = "64x128 pixels instead of 96x192, preset small instead of medium, 20 epochs of 30"
-
 
 def get_grid() -> Grid:
     """Returns the grid."""
-    both = {k: STREAMS[k] for k in ("dual",)}
+    metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+    both = {"dual": STREAMS["dual"]}
     alone = {k: STREAMS[k] for k in ("separable", "standard")}
     wlsrl = {k: WLSRL[k] for k in ("wlsrl-target", "wlsrl-regularizer")}
     few = {"ce": BASELINES["ce"], "wlsrl-target": WLSRL["wlsrl-target"]}
@@ -30,12 +21,21 @@ def get_grid() -> Grid:
     return Grid(
         name="octdl",
         config="configs/oct.py:octdl",
-        description=f"OCTDL, fold 0 of 5 by patient; {SCHEDULE}.",
-        common=COMMON,
+        description=(
+            "OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, preset small instead "
+            "of medium, 20 epochs of 30."
+        ),
+        common={
+            "data.height": 64,
+            "data.width": 128,
+            "model.preset": "small",
+            "num_epochs": 20.0,
+            "eval.every_epochs": 2.0,
+        },
         cells=(
             *cells(loss={**BASELINES, **wlsrl}, streams=both, fold=fold, seed=seeds(3)),
             *cells(loss=few, streams=alone, fold=fold, seed=seeds(3)),
         ),
-        metrics={"TO1": METRICS, "TO2": METRICS},
+        metrics={"TO1": metrics, "TO2": metrics},
         baseline={"loss": "ce"},
     )
