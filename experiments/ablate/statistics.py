@@ -29,6 +29,7 @@ import numpy as np
 from wlsrl_jax.evidence.bootstrap import LEVEL
 
 _FEWEST = 0.5  # of the replicates must be defined
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def estimate(samples: Sequence[Sample], *, level: float = LEVEL, seed: int = 0) 
     wider = math.sqrt(groups / (groups - 1))
     parts.append((float(np.nanvar(patients)), groups - 1))
     error = float(total[good].std()) * wider
-    if error == 0.0:
+    if error < _ROUNDING:  # all replicates are equal: resampling says nothing
         return nothing
     freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / d for v, d in parts)
     width = wider * float(stats.t.ppf((1 + level) / 2, freedom) / stats.norm.ppf((1 + level) / 2))
