@@ -12,6 +12,7 @@
     results.csv      a row a cell
     tables.md .tex   means, 95% intervals, paired differences to the baseline, p-values
     plots/           the differences; a dot a seed
+    cache/           of the tables; may be deleted
 
 As an array job every job gets the same command and ``--index=I --count=N``; several runners on
 one directory are safe in any case. A failed cell is shown as failed, the others go on, and the

@@ -39,7 +39,7 @@ def get_grid():
         common={
             "data.height": 32, "data.width": 32, "data.phantom.train": 96,
             "data.phantom.validation": 40, "data.phantom.test": 60, "model.preset": "tiny",
-            "batch_size": 16, "num_epochs": 12.0, "eval.every_epochs": 4.0,
+            "batch_size": 16, "num_epochs": 20.0, "eval.every_epochs": 10.0,
             "allow_missing_classes": True, "log_every": 1, "checkpoint.every_steps": 6,
             "optimizer.learning_rate": 0.01, %s
         },
@@ -91,7 +91,7 @@ def story(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
     grid, output = folder / "small.py", folder / "out"
     grid.write_text(GRID % ("", "/nowhere"))
-    runner, _ = begin(grid, output, "ce_seed0", r"step 1/")
+    runner, _ = begin(grid, output, "ce_seed0", "first step done")
     runner.send_signal(signal.SIGTERM)
     stopped = (runner.communicate(timeout=300)[0], runner.returncode)
     since = (output / "logs" / "ce_seed0.log").stat().st_size

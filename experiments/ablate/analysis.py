@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
+import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,12 @@ import numpy as np
 from ablate.grid import Cell, Grid
 from ablate.record import Record, json_path, read_record
 from ablate.statistics import Estimate, Sample, estimate, holm
+from wlsrl_jax import __version__
 from wlsrl_jax.evidence import bootstrap
 from wlsrl_jax.evidence.document import WITHOUT_INTERVAL
 from wlsrl_jax.metrics import labelled, weighted_metrics
 from wlsrl_jax.tasks import Task
+from wlsrl_jax.workdir import write_whole
 
 Condition = tuple[tuple[str, Any], ...]
 Key = tuple[str, str]
@@ -114,7 +120,9 @@ def analyse(
     if not records:
         return None
     _check_test_sets(records.values())
-    samples = {c: _samples(grid, cells, records, replicates) for c, cells in members.items()}
+    cache = directory / "cache"
+    cache.mkdir(exist_ok=True)
+    samples = {c: _samples(grid, cells, records, replicates, cache) for c, cells in members.items()}
     raw: dict[tuple[Condition, Key], Estimate] = {}
     for condition in members:
         baseline = baseline_of(grid, condition)
@@ -175,7 +183,11 @@ BySeed = dict[Any, Sample]
 
 
 def _samples(
-    grid: Grid, cells: Sequence[Cell], records: Mapping[str, Record], replicates: int
+    grid: Grid,
+    cells: Sequence[Cell],
+    records: Mapping[str, Record],
+    replicates: int,
+    cache: Path,
 ) -> dict[Key, dict[Any, BySeed]]:
     """(task, metric) -> fold -> seed -> sample."""
     found: dict[Key, dict[Any, BySeed]] = {}
@@ -185,15 +197,19 @@ def _samples(
             wanted = grid.metrics.get(task.name, ())
             if not wanted or weights[task.name] == 0:
                 continue
-            for metric, sample in _sample(task, record, wanted, replicates).items():
+            for metric, sample in _sample(task, record, wanted, replicates, cache).items():
                 by_fold = found.setdefault((task.name, metric), {})
                 by_fold.setdefault(_fold(record), {})[_seed(record)] = sample
     return found
 
 
 def _sample(
-    task: Task, record: Record, metrics: Sequence[str], replicates: int
+    task: Task, record: Record, metrics: Sequence[str], replicates: int, cache: Path
 ) -> dict[str, Sample]:
+    """The metrics of a cell on its test set and on replicates of the patients.
+
+    That takes a second a cell, so it is kept until the predictions or this code's inputs change.
+    """
     known = record.labels[task.name] >= 0
     labels, probabilities = labelled(
         task, record.labels[task.name], record.probabilities[task.name]
@@ -202,15 +218,28 @@ def _sample(
         nothing = Sample(np.full(1, np.nan), np.full((1, replicates), np.nan), 0)
         return dict.fromkeys(metrics, nothing)
     index = bootstrap.group_index(record.groups[known])
+    groups = int(index.max()) + 1
 
     def values(weights: np.ndarray) -> dict[str, np.ndarray]:
         columns, _ = weighted_metrics(task, labels, probabilities, weights)
         return {name: columns[name] for name in metrics}
 
-    point = values(np.ones((1, labels.size)))
-    drawn = bootstrap.replicated(values, index, replicates=replicates)
-    groups = int(index.max()) + 1
-    return {name: Sample(point[name], drawn[name][None], groups) for name in metrics}
+    made_from = [record.document["predictions_sha256"], list(metrics), replicates, __version__]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    path = cache / f"{record.name}_{task.name}_{key}.npz"
+    try:
+        with np.load(path) as kept:
+            both = {name: kept[name] for name in metrics}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):  # not there, or cut off
+        point = values(np.ones((1, labels.size)))
+        drawn = bootstrap.replicated(values, index, replicates=replicates)
+        both = {name: np.concatenate([point[name], drawn[name]]) for name in metrics}
+        for old in cache.glob(f"{record.name}_{task.name}_*.npz"):
+            old.unlink()
+        buffer = io.BytesIO()
+        np.savez(buffer, **both)  # type: ignore[arg-type]
+        write_whole(path, buffer.getvalue())
+    return {name: Sample(v[:1], v[None, 1:], groups) for name, v in both.items()}
 
 
 def _common(

@@ -49,7 +49,7 @@ def _draw(
         rows = [r for r in rows if any(key[0] == task for key in r.differences)]
     with matplotlib.rc_context(STYLE):
         figure = Figure((1.8 + 2.4 * len(metrics), 1.3 + 0.22 * len(rows)), layout="constrained")
-        title = f"{task}: difference to {baseline_text(grid)}, 95% interval"
+        title = f"{task}: difference to {baseline_text(grid)}, 95% interval (orange: Holm p < 0.05)"
         if panel is _seeds:
             title = f"{task}: a dot a seed, the bar is their mean"
         figure.suptitle(f"{title}\n{PHANTOM_NOTE}" if analysis.phantom else title, fontsize=10)
