@@ -384,6 +384,14 @@ def test_intervals_hold_the_truth(count, folds, parts):
     assert rejected / 600 < 0.11
 
 
+def test_folds_may_have_different_numbers_of_seeds_until_they_are_finished():
+    rng, drawn = np.random.default_rng(4), weights(500)
+    samples = [normal_sample(rng, drawn, count, 1.0)[1] for count in (3, 2)]
+    found = estimate(samples)
+    assert found.value == pytest.approx(np.mean([s.point.mean() for s in samples]))
+    assert len(found.seeds) == 5 and found.low < found.value < found.high
+
+
 def test_what_two_conditions_share_cancels_in_their_difference():
     rng, drawn = np.random.default_rng(3), weights(2000)
     _, shared = normal_sample(rng, drawn, 3, of_seed=0.5)

@@ -159,12 +159,12 @@ def analyse(
                 float(np.mean(undisturbed)) if undisturbed else math.nan,
             )
         )
-    sets = {_fold(r): r for r in records.values()}
+    sets = {(r.document["dataset"], _fold(r)): r for r in records.values()}
     return Analysis(
         tuple(rows),
         sum(not math.isnan(raw[k].p) for k in keys),
         max(len({_seed(r) for r in _of(cells, records)}) for cells in members.values()),
-        len(sets),
+        len({_fold(r) for r in records.values()}),
         sum(np.unique(r.groups).size for r in sets.values()),
         sum(r.ids.size for r in sets.values()),
         all(r.document["has_patient_ids"] for r in records.values()),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from ablate.grid import Cell, Grid
 from ablate.record import json_path
@@ -38,8 +39,9 @@ class Progress:
         self._bar = Bar(
             TextColumn("cells"),
             MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
+            BarColumn(12),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=self._console,
             disable=not sys.stdout.isatty(),
         )
@@ -83,7 +85,7 @@ class Progress:
     def heartbeat(self, line: str) -> None:
         """Shows what the running cell says."""
         if sys.stdout.isatty():
-            text = escape(f"{self._label}  {line[:60]}  {self._eta()}")
+            text = escape(f"{self._eta()}  {self._label}  {line}")
             self._bar.update(self._task, description=text)
 
     def finished(self, cell: Cell) -> None:

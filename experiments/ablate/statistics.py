@@ -59,7 +59,8 @@ class Estimate:
       low: end of the interval, NaN where there is none.
       high: its other end.
       p: two-sided p-value of "the value is 0".
-      seeds: values of the seeds, means over folds.
+      seeds: ``[S]`` values of the seeds, means over folds; of every cell where folds have
+        different seeds.
     """
 
     value: float
@@ -73,7 +74,7 @@ def estimate(samples: Sequence[Sample], *, level: float = LEVEL, seed: int = 0) 
     """Mean of a metric with its interval over seeds and patients.
 
     Args:
-      samples: a sample a fold, all with the same seeds and number of replicates.
+      samples: a sample a fold, all with the same number of replicates.
       level: of confidence.
       seed: of the drawing of seeds.
 
@@ -85,7 +86,9 @@ def estimate(samples: Sequence[Sample], *, level: float = LEVEL, seed: int = 0) 
     from scipy import stats  # half a second to import: not before it is needed
 
     value = float(np.mean([s.point.mean() for s in samples]))
-    own = tuple(np.mean([s.point for s in samples], axis=0).tolist())
+    points = [s.point for s in samples]
+    even = len({len(p) for p in points}) == 1  # else a fold is not finished yet
+    own = tuple((np.mean(points, axis=0) if even else np.concatenate(points)).tolist())
     nothing = Estimate(value, math.nan, math.nan, math.nan, own)
     if not math.isfinite(value):
         return nothing
