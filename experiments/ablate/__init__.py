@@ -1,0 +1,1 @@
+"""The pieces of ``experiments/ablation.py``."""

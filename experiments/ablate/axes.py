@@ -1,0 +1,29 @@
+"""Axes that several grids share."""
+
+from __future__ import annotations
+
+from ablate.grid import Axis
+
+_WLSRL = {"loss.name": "wlsrl"}
+
+BASELINES: Axis = {
+    "ce": {"loss.name": "ce"},
+    "ls": {"loss.name": "ls"},
+    "weighted-ce": {"loss.name": "weighted_ce"},
+    "focal": {"loss.name": "focal"},
+}
+"""Losses that WLSRL must be compared with, for tasks of any kind."""
+
+WLSRL: Axis = {
+    f"wlsrl-{variant}": {**_WLSRL, "loss.variant": variant}
+    for variant in ("target", "regularizer", "classwise", "prior")
+}
+"""The variants of WLSRL."""
+
+ORDINAL: Axis = {
+    name: {"loss.name": "ce", "loss.by_task.TF2": name} for name in ("gaussian", "sord")
+}
+"""Losses for ordered classes: of TF2 alone, the other head has cross-entropy."""
+
+STREAMS: Axis = {name: {"model.streams": name} for name in ("dual", "separable", "standard")}
+"""The two streams and each of them alone."""

@@ -1,0 +1,41 @@
+"""OCTDL: the losses on two streams, and two of them on each stream alone.
+
+python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+python experiments/ablation.py --grid=octdl --output=runs/ablation-octdl --data_dir=DATA
+
+Only the losses differ between cells of a stream, and only the streams between cells of a loss.
+"""
+
+from ablate.axes import BASELINES, STREAMS, WLSRL
+from ablate.grid import Grid, cells, seeds
+
+
+def get_grid() -> Grid:
+    """Returns the grid."""
+    metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+    both = {"dual": STREAMS["dual"]}
+    alone = {k: STREAMS[k] for k in ("separable", "standard")}
+    wlsrl = {k: WLSRL[k] for k in ("wlsrl-target", "wlsrl-regularizer")}
+    few = {"ce": BASELINES["ce"], "wlsrl-target": WLSRL["wlsrl-target"]}
+    fold = {0: {"data.fold": 0}}
+    return Grid(
+        name="octdl",
+        config="configs/oct.py:octdl",
+        description=(
+            "OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, preset small instead "
+            "of medium, 20 epochs of 30."
+        ),
+        common={
+            "data.height": 64,
+            "data.width": 128,
+            "model.preset": "small",
+            "num_epochs": 20.0,
+            "eval.every_epochs": 2.0,
+        },
+        cells=(
+            *cells(loss={**BASELINES, **wlsrl}, streams=both, fold=fold, seed=seeds(3)),
+            *cells(loss=few, streams=alone, fold=fold, seed=seeds(3)),
+        ),
+        metrics={"TO1": metrics, "TO2": metrics},
+        baseline={"loss": "ce"},
+    )
