@@ -40,7 +40,8 @@ def field_mask(image: np.ndarray) -> np.ndarray:
       uint8 ``[H, W]``, 1 inside the convex hull of the largest bright region (dark lesions and
       vessels are inside it, specks outside are not); all 1 where nothing is bright.
     """
-    bright = (image.max(axis=2) > _DARK).astype(np.uint8)
+    red, green, blue = cv2.split(image)  # NumPy reduces an axis of three ten times slower
+    bright = (cv2.max(cv2.max(red, green), blue) > _DARK).astype(np.uint8)
     outlines, _ = cv2.findContours(cv2.medianBlur(bright, 5), cv2.RETR_EXTERNAL,
                                    cv2.CHAIN_APPROX_SIMPLE)  # fmt: skip
     if not outlines:
@@ -66,24 +67,30 @@ def ben_graham(image: np.ndarray) -> np.ndarray:
     """
     mask = field_mask(image)
     height, width = mask.shape
-    points = cv2.findNonZero(mask)
-    (x, y), radius = cv2.minEnclosingCircle(points)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    (x, y), radius = cv2.minEnclosingCircle(np.concatenate(outlines))
     sigma = max(radius / 30, 0.5)
     # A wide blur of a smaller image is the same blur.
     factor = max(1.0, sigma / 4)
     small = max(1, round(width / factor)), max(1, round(height / factor))
-    inside = mask.astype(np.float32)
-    pixels = image * inside[..., None]
-    sums: np.ndarray = cv2.resize(np.dstack([pixels, inside]), small, interpolation=cv2.INTER_AREA)
-    sums = cv2.GaussianBlur(sums, (0, 0), sigma / factor, borderType=cv2.BORDER_CONSTANT)
-    sums = cv2.resize(sums, (width, height), interpolation=cv2.INTER_LINEAR)
-    average = sums[..., :3] / np.maximum(sums[..., 3:], 1e-3)
-    out = np.clip(np.rint(4 * (pixels - average) + 128), 0, 255).astype(np.uint8)
+    inside = cv2.bitwise_and(image, image, mask=mask)
+    sums, counts = (
+        cv2.GaussianBlur(
+            cv2.resize(pixels, small, interpolation=cv2.INTER_AREA).astype(np.float32),
+            (0, 0),
+            sigma / factor,
+            borderType=cv2.BORDER_CONSTANT,
+        )
+        for pixels in (inside, mask * np.uint8(255))
+    )
+    average: np.ndarray = 255 * sums / np.maximum(counts, 1)[..., None]
+    average = cv2.resize(average, (width, height), interpolation=cv2.INTER_LINEAR)
+    out = cv2.addWeighted(image.astype(np.float32), 4, average, -4, 128, dtype=cv2.CV_8U)
     rim = max(1, round(0.02 * radius))  # dim pixels along straight edges
     kept = cv2.erode(mask, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8),
                      borderType=cv2.BORDER_CONSTANT, borderValue=1)  # fmt: skip
     disc = cv2.circle(np.zeros_like(mask), (round(x), round(y)), round(0.9 * radius), 1, -1)
-    return out * cv2.bitwise_and(kept, disc)[..., None]
+    return cv2.bitwise_and(out, out, mask=cv2.bitwise_and(kept, disc))
 
 
 def clahe(image: np.ndarray) -> np.ndarray:
@@ -320,6 +327,7 @@ def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int
     """
     if not steps:
         return image
+    image = np.ascontiguousarray(image)  # all that OpenCV takes
     scale = max(SIDE, height, width) / max(image.shape[:2])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
