@@ -93,19 +93,17 @@ def test_flatten_lays_a_known_parabola_on_its_row(tilt, bend, seed):
     curve = 150 + tilt * x - bend * x**2
     scan = layered(height, width, curve, seed)
     found = rpe_curve(scan)
-    assert np.abs(found - curve).max() < 2
-    level = layered(height, width, np.full(width, RPE_ROW * height), seed)
+    assert (found < curve).all() and (found > curve - 10).all()  # in the bright band
+    assert np.ptp(found - curve) < 2
     flat = flatten(scan)
-    assert np.abs(rpe_curve(flat) - RPE_ROW * height).max() < 2
-    rows = slice(int(RPE_ROW * height) - 82, int(RPE_ROW * height) + 20)
-    blur = [cv2.blur(i[rows].astype(np.float32), (15, 3)) for i in (flat, level)]
-    assert np.abs(blur[0] - blur[1]).mean() < 12  # the whole retina came along
-    # A column keeps its pixels: only their row changes.
-    for k in (0, 133, width - 1):
-        shift = round(curve[k] - RPE_ROW * height)
-        moved = np.roll(scan[:, k, 0], -shift)[90:200]
-        assert min(np.abs(moved[2:-2] - flat[90 + d : 200 + d, k, 0][2:-2].astype(int)).sum()
-                   for d in (-2, -1, 0, 1, 2)) == 0  # fmt: skip
+    row = RPE_ROW * height
+    assert np.abs(rpe_curve(flat) - row).max() < 2
+    # Columns are moved whole, to where the RPE of every one of them is on the row.
+    shift = np.rint(found - row).astype(int)
+    assert np.ptp(curve - shift) < 3 and np.abs(curve - shift - row).max() < 6
+    for k in range(width):
+        moved = np.roll(scan[:, k, 0], -shift[k])
+        np.testing.assert_array_equal(flat[60:200, k, 0], moved[60:200])
 
 
 @pytest.mark.parametrize("label", range(4))
@@ -119,11 +117,11 @@ def test_flatten_levels_the_phantoms(label):
 
 
 def test_without_a_band_the_image_stays():
-    rng = np.random.default_rng(0)
-    for image in (np.zeros((100, 120, 1), np.uint8), np.full((100, 120, 1), 70, np.uint8),
-                  rng.integers(0, 256, (200, 300, 1), np.uint8)):  # fmt: skip
-        np.testing.assert_array_equal(flatten(image), image)
+    ramp = np.tile(np.linspace(0, 250, 100)[:, None, None], (1, 120, 1)).astype(np.uint8)
+    columns = np.ascontiguousarray(ramp.transpose(1, 0, 2))
+    for image in (ramp, columns, np.zeros_like(ramp), np.full_like(ramp, 70)):
         assert rpe_curve(image) is None
+        np.testing.assert_array_equal(flatten(image), image)
 
 
 def rotated(scan, angle, shift=(0, 0)):
@@ -147,7 +145,7 @@ def test_white_corners_go_and_the_retina_stays(angle, shift):
     assert white.sum() > 400 and (image[white] > 230).mean() > 0.95
     assert (out[white] > 120).sum() <= 30  # of the blurred edge
     away = cv2.dilate(white.astype(np.uint8), np.ones((13, 13))) == 0
-    np.testing.assert_array_equal(out[away], image[..., 0][away])
+    np.testing.assert_array_equal(out[..., 0][away], image[..., 0][away])
     np.testing.assert_array_equal(white_borders(out), out)
 
 
@@ -161,7 +159,7 @@ def test_a_saturated_rpe_at_the_side_is_not_eaten():
     image, white = rotated(scan, 12)  # and now white corners as well
     out = white_borders(image)
     away = cv2.dilate(white.astype(np.uint8), np.ones((13, 13))) == 0
-    np.testing.assert_array_equal(out[away], image[..., 0][away])
+    np.testing.assert_array_equal(out[..., 0][away], image[..., 0][away])
     assert (out[white] > 120).sum() <= 60
 
 
