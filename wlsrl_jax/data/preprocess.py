@@ -182,7 +182,7 @@ def _edges(small: np.ndarray) -> np.ndarray:
     share = total / np.maximum(total[-1:], 1e-3)
     edge = np.sqrt(np.maximum(inside - below, 0) * np.maximum(inside - 0.9 * above, 0))
     edge *= np.minimum(2 * share, 1) * (left >= reach // 3)
-    return edge / np.maximum(edge.max(axis=0), 1e-3)
+    return edge / np.maximum(edge.max(axis=0), 0.1)  # less is no edge
 
 
 def _powers(columns: int) -> np.ndarray:
