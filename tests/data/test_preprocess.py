@@ -85,7 +85,7 @@ def test_shape_and_type_are_kept_and_nothing_is_random(name, modality, height, w
     np.testing.assert_array_equal(out, STEPS[name][0](image))
 
 
-@pytest.mark.parametrize(("tilt", "bend"), [(0, 0), (30, 0), (-25, 20), (10, -20), (-40, 35)])
+@pytest.mark.parametrize(("tilt", "bend"), [(0, 0), (30, 0), (-25, 20), (10, -20), (-30, 25)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_flatten_lays_a_known_parabola_on_its_row(tilt, bend, seed):
     height, width = 240, 400
