@@ -4,7 +4,7 @@
 
 writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
 ``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
-flatbuffers and OpenCV.
+flatbuffers and OpenCV, with ``preprocess.py`` beside it where the run's images were preprocessed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jax import export
 import wlsrl_jax
 from wlsrl_jax import exported_model
 from wlsrl_jax.command import run_command
+from wlsrl_jax.data import preprocess
 from wlsrl_jax.evidence.document import NAME as STATISTICS
 from wlsrl_jax.export_onnx import onnx_model
 from wlsrl_jax.model_input import input_spec
@@ -77,11 +78,13 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
             "steps": [
                 *(["crop to the round field, pad to a square"] if spec.prepared_size
                   and run.modality == "fundus" else []),
+                *(f"preprocess: {step} (preprocess.py)" for step in spec.preprocess),
                 *([f"resize to {spec.prepared_size[0]}x{spec.prepared_size[1]} (area)"]
                   if spec.prepared_size else []),
                 f"resize to {height}x{width} (area when shrinking, else linear)",
             ],
             "prepared_size": spec.prepared_size,
+            "preprocess": spec.preprocess,
             "normalisation": "inside the model",
         },
         "output": {
@@ -126,6 +129,8 @@ def export_run(
         ("model.stablehlo", artifact),
         ("run_model.py", inspect.getsource(exported_model).encode()),
     ]
+    if description["input"]["preprocess"]:
+        files.append(("preprocess.py", inspect.getsource(preprocess).encode()))
     if onnx:
         notes = {"note": description["note"], "use": description["use"]}
         content = onnx_model(run.model, run.variables, run.tasks, run.image_shape, notes)
@@ -150,7 +155,8 @@ def _main(argv: Sequence[str] | None) -> None:
     folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
     if run.data["phantom"]:
         print(PHANTOM_NOTE)
-    names = [*FILES, *(["model.onnx"] if args.onnx else [])]
+    steps = ["preprocess.py"] if run.data.get("preprocess") else []
+    names = [*FILES, *steps, *(["model.onnx"] if args.onnx else [])]
     sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]
     print(f"{folder}: {', '.join(sizes)}")
 

@@ -1,7 +1,8 @@
 """Runs an exported model on image files: python run_model.py IMAGE...
 
-Needs jax, numpy, flatbuffers and opencv-python-headless, and model.stablehlo and model.json beside
-it. Research use only: no medical device, not for decisions about patients.
+Needs jax, numpy, flatbuffers and opencv-python-headless, and beside it model.stablehlo, model.json
+and, where model.json names steps under input.preprocess, preprocess.py. Research use only: no
+medical device, not for decisions about patients.
 """
 
 import hashlib
@@ -70,6 +71,11 @@ def read(path, about):
     if about["input"]["prepared_size"]:
         if about["modality"] == "fundus":
             image = crop_field(image)
+        if about["input"].get("preprocess"):
+            import preprocess  # beside this file
+
+            size = about["input"]["prepared_size"]
+            image = preprocess.apply_steps(image, about["input"]["preprocess"], *size)
         image = resize(image, *about["input"]["prepared_size"])
     return resize(image, height, width)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from wlsrl_jax import environment, evaluate, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.preprocess import describe
 from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.results import print_results, results_document
 from wlsrl_jax.sharding import check_batch_size, make_mesh
@@ -73,6 +75,17 @@ def map_tasks(
     return tuple(tasks), [c for c in dataset.classes if target[c] not in ours]
 
 
+def _check_steps(workdir: Path, own: Sequence[str], dataset: Dataset) -> None:
+    """A network knows images that went through the steps of its own data set, and no others."""
+    if tuple(own) != dataset.preprocess:
+        flag = f"with --preprocess={','.join(own)}" if own else "without --preprocess"
+        raise ValueError(
+            f"config.eval.dataset={dataset.name!r} has images with the preprocessing steps "
+            f"{describe(dataset.preprocess)}, but {workdir} was trained on images with "
+            f"{describe(own)}. It takes a set that was prepared {flag}."
+        )
+
+
 def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     """Evaluates the selected checkpoint of a run; its own files are left as they are.
 
@@ -100,6 +113,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         data.data_dir = config.data.data_dir or own.data.data_dir
         data.fold = own.data.fold if name == saved["dataset"] else -1  # folds are of one set
     dataset = load_dataset(data, own.modality)
+    _check_steps(workdir, saved.get("preprocess", ()), dataset)
     if name == saved["dataset"] and dataset.fingerprint != saved["fingerprint"]:
         raise ValueError(
             f"{name} has been prepared anew since {workdir} was trained, so its test images may "

@@ -14,6 +14,7 @@ from wlsrl_jax.data.builders import all_specs
 from wlsrl_jax.data.dicom import read_frame
 from wlsrl_jax.data.images import open_image, read_file, shrink, to_array
 from wlsrl_jax.data.modality import mismatch
+from wlsrl_jax.data.preprocess import check_steps
 from wlsrl_jax.data.transforms import resize
 from wlsrl_jax.trained import TrainedRun
 
@@ -29,11 +30,13 @@ class InputSpec:
       shape: (height, width, channels) of the model's input.
       prepared_size: (height, width) of the prepared data; None for phantoms, which are drawn in
         the model's size and are only resized, not cropped.
+      preprocess: steps that prepared images went through before they had that size.
     """
 
     modality: str
     shape: tuple[int, int, int]
     prepared_size: tuple[int, int] | None
+    preprocess: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,19 +55,29 @@ class ModelInput:
 def input_spec(run: TrainedRun) -> InputSpec:
     """Finds how the images of a run were made ready.
 
-    Runs from before the size was recorded are taken to have used the data set's default.
+    Runs from before the size was recorded are taken to have used the data set's default, those
+    from before steps were to have used none.
 
     Args:
       run: the run.
 
     Returns:
       The recipe.
+
+    Raises:
+      ValueError: for a step that this version does not know.
     """
     size = run.data.get("prepared_size")
     if size is None and not run.data["phantom"]:
         known = all_specs().get(run.data["dataset"])
         size = known.size if known else run.image_shape[:2]
-    return InputSpec(run.modality, run.image_shape, tuple(size) if size else None)
+    try:
+        steps = check_steps(run.data.get("preprocess", ()), run.modality)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.workdir}/data.json: {error} If a newer version wrote it, use that one."
+        ) from None
+    return InputSpec(run.modality, run.image_shape, tuple(size) if size else None, steps)
 
 
 def to_input(image: Image.Image, spec: InputSpec) -> np.ndarray:
@@ -83,7 +96,7 @@ def to_input(image: Image.Image, spec: InputSpec) -> np.ndarray:
     height, width, channels = spec.shape
     pixels = to_array(image, channels)
     if spec.prepared_size is not None:
-        pixels = shrink(pixels, spec.modality, *spec.prepared_size)
+        pixels = shrink(pixels, spec.modality, *spec.prepared_size, spec.preprocess)
     return resize(pixels, height, width)
 
 

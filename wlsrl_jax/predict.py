@@ -233,9 +233,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if listed.ignored:
         console.print(f"{listed.ignored} files are passed over: their names are not of images")
     warm = temperatures(run) if args.calibrated else None
+    spec = input_spec(run)
     identity = {
         "weights": _digest(run),
-        "prepared_size": input_spec(run).prepared_size,
+        "prepared_size": spec.prepared_size,
+        **({"preprocess": spec.preprocess} if spec.preprocess else {}),
         "temperatures": warm,
         "modality_check": args.modality_check,
         "overlays": str(args.overlays) if args.overlays else None,

@@ -141,6 +141,7 @@ def _describe_run(run: Run, workdir: Path) -> None:
             "classes": run.dataset.classes,
             "normal": run.dataset.normal,
             "prepared_size": run.dataset.prepared_size,
+            "preprocess": run.dataset.preprocess,
             "tasks": tasks,
             "class_weights": run.class_weights,
             "seen_in_epoch": run.seen_in_epoch,

@@ -31,6 +31,7 @@ class Dataset:
       audit: what preparation found; empty for phantoms.
       prepared_size: (height, width) to which its images were resized when it was prepared; None
         for phantoms, which are drawn in the model's size.
+      preprocess: steps of ``preprocess.STEPS`` that its images went through before that.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset:
     has_patient_ids: bool = False
     audit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prepared_size: tuple[int, int] | None = None
+    preprocess: tuple[str, ...] = ()
 
 
 def load_dataset(data: Any, modality: str) -> Dataset:
@@ -106,6 +108,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         bool(found.audit.get("has_patient_ids")),
         found.audit,
         found.size,
+        found.preprocess,
     )
 
 

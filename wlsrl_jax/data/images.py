@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from wlsrl_jax.data.preprocess import apply_steps
 from wlsrl_jax.data.transforms import resize
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
@@ -160,29 +162,36 @@ def crop_field(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
 
 
-def shrink(image: np.ndarray, modality: str, height: int, width: int) -> np.ndarray:
-    """Crops a decoded image (fundus) and resizes it, as prepared data are.
+def shrink(
+    image: np.ndarray, modality: str, height: int, width: int, steps: Sequence[str] = ()
+) -> np.ndarray:
+    """Crops a decoded image (fundus), applies steps and resizes it, as prepared data are.
 
     Args:
       image: uint8 ``[H, W, C]``.
       modality: "oct" or "fundus".
       height: of the result, pixels.
       width: of the result, pixels.
+      steps: names of ``preprocess.STEPS``, applied in this order before the resize.
 
     Returns:
       uint8 ``[height, width, C]``.
     """
-    return resize(crop_field(image) if modality == "fundus" else image, height, width)
+    image = crop_field(image) if modality == "fundus" else image
+    return resize(apply_steps(image, steps, height, width), height, width)
 
 
-def presize(data: bytes, modality: str, height: int, width: int) -> bytes:
-    """Decodes, crops (fundus) and resizes an image, and encodes it as PNG.
+def presize(
+    data: bytes, modality: str, height: int, width: int, steps: Sequence[str] = ()
+) -> bytes:
+    """Decodes an image, makes it as small as prepared data are, and encodes it as PNG.
 
     Args:
       data: content of the file.
       modality: "oct" or "fundus".
       height: of the result, pixels.
       width: of the result, pixels.
+      steps: see ``shrink``.
 
     Returns:
       A PNG file; the same bytes for the same input.
@@ -190,7 +199,7 @@ def presize(data: bytes, modality: str, height: int, width: int) -> bytes:
     Raises:
       BadImageError: with the reason.
     """
-    small = shrink(decode(data, 1 if modality == "oct" else 3), modality, height, width)
+    small = shrink(decode(data, 1 if modality == "oct" else 3), modality, height, width, steps)
     if modality == "fundus":
         small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     done, buffer = cv2.imencode(".png", small)

@@ -24,6 +24,7 @@ from wlsrl_jax.data.divide import Division, divide
 from wlsrl_jax.data.findings import audit, sentences
 from wlsrl_jax.data.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
+from wlsrl_jax.data.preprocess import STEPS, check_steps, parse_steps
 from wlsrl_jax.data.source import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.data.source_images import Mapper, SourceImage, collect, ordered_map, refuse_bad
 from wlsrl_jax.data.split_file import absent, read_split_file
@@ -94,6 +95,7 @@ def prepare_opened(
     *,
     options: FolderOptions | None = None,
     size: tuple[int, int] | None = None,
+    preprocess: Sequence[str] = (),
     split: str = "grouped",
     seed: int = 0,
     folds: int = 0,
@@ -120,6 +122,7 @@ def prepare_opened(
     console = console or Console()
     size = size or spec.size
     mapper = mapper or functools.partial(ordered_map, workers=workers)
+    steps = check_steps(preprocess, spec.modality)
     how = Division(split, seed, folds, repeats, allow_missing_classes)
     _check_flags(how, near_duplicates)
     target = dataset_dir(spec.name, data_dir)
@@ -134,6 +137,7 @@ def prepare_opened(
         "near_duplicates": near_duplicates,
         "split_file": bool(split_file),
         "allow_missing_classes": allow_missing_classes,
+        **({"preprocess": list(steps)} if steps else {}),
         **({"folder": dataclasses.asdict(options)} if options else {}),
     }
     found, problems = collect(spec, source, mapper)
@@ -163,7 +167,7 @@ def prepare_opened(
     manifest = make_manifest(spec, images, problems, settings, findings, notes)
     done = is_prepared(target, manifest, overwrite)
     if not done:
-        write_prepared(spec, source, images, size, manifest, target, mapper=mapper)
+        write_prepared(spec, source, images, size, manifest, target, steps=steps, mapper=mapper)
     console.print(table(spec, images))
     for line in sentences(findings):
         console.print(line, markup=False, highlight=False)
@@ -222,6 +226,13 @@ def make_parser() -> argparse.ArgumentParser:
     add_source_flags(parser)
     add("--data_dir", help="where to write; default TFDS_DATA_DIR, then TFDS's")
     add("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
+    add(
+        "--preprocess",
+        type=parse_steps,
+        default=(),
+        metavar="NAME,...",
+        help=f"steps before the resize, in this order, of {', '.join(STEPS)}",
+    )
     add("--split", choices=["grouped", "official"], default="grouped")
     add("--seed", type=int, default=0, help="of the division into splits")
     add("--folds", type=int, default=0, help="of a cross-validation; train with config.data.fold")

@@ -113,6 +113,7 @@ class PreparedDataset:
     details: Mapping[str, Mapping[str, Any]]
     audit: Mapping[str, Any]
     size: tuple[int, int]
+    preprocess: tuple[str, ...]
 
 
 def prepared_names(data_dir: str | None) -> list[str]:
@@ -167,6 +168,7 @@ def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> Pre
         labels = np.asarray([manifest["classes"].index(i["class"]) for i in images], np.int64)
         ids, groups = ([image[key] for image in images] for key in ("id", "group"))
         height, width = map(int, manifest["settings"]["size"])
+        steps = tuple(map(str, manifest["settings"].get("preprocess", ())))
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
@@ -209,6 +211,7 @@ def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> Pre
         details,
         manifest.get("audit", {}),
         (height, width),
+        steps,
     )
 
 

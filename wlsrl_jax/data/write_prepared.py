@@ -109,6 +109,7 @@ def write_prepared(
     manifest: Mapping[str, Any],
     target: Path,
     *,
+    steps: Sequence[str] = (),
     mapper: Mapper = ordered_map,
 ) -> None:
     """Writes beside the target, then takes its place: what was there stays until then.
@@ -120,6 +121,7 @@ def write_prepared(
       size: (height, width) of the prepared images, pixels.
       manifest: of the preparation.
       target: directory of the prepared data set.
+      steps: of ``preprocess.STEPS``, applied to every image.
       mapper: that resizes; threads, one a core, if not given. The bytes do not depend on it.
 
     Raises:
@@ -128,7 +130,7 @@ def write_prepared(
     staging = target.parent.parent / f".{target.parent.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
-        _write_records(spec, source, images, size, staging, mapper)
+        _write_records(spec, source, images, size, steps, staging, mapper)
         written = staging / target.parent.name / target.name
         folds = len(images[0].folds)
         (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
@@ -141,7 +143,13 @@ def write_prepared(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_source(source: Path, file: SourceFile, modality: str, size: tuple[int, int]) -> bytes:
+def load_source(
+    source: Path,
+    file: SourceFile,
+    modality: str,
+    size: tuple[int, int],
+    steps: Sequence[str] = (),
+) -> bytes:
     """Reads a source file and makes it ready.
 
     Args:
@@ -149,6 +157,7 @@ def load_source(source: Path, file: SourceFile, modality: str, size: tuple[int, 
       file: in it.
       modality: "oct" or "fundus".
       size: (height, width) of the result, pixels.
+      steps: of ``preprocess.STEPS``.
 
     Returns:
       A PNG file.
@@ -161,7 +170,7 @@ def load_source(source: Path, file: SourceFile, modality: str, size: tuple[int, 
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise ValueError(f"{path} changed while it was being prepared; start again.")
     try:
-        return presize(data, modality, *size)
+        return presize(data, modality, *size, steps)
     except BadImageError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -185,10 +194,11 @@ def _write_records(
     source: Path,
     images: Sequence[SourceImage],
     size: tuple[int, int],
+    steps: Sequence[str],
     data_dir: Path,
     mapper: Mapper,
 ) -> None:
-    load = functools.partial(load_source, source, modality=spec.modality, size=size)
+    load = functools.partial(load_source, source, modality=spec.modality, size=size, steps=steps)
     files = [SourceFile(i.record.path, i.sha256) for i in images]
     # One map for all splits, for a cluster takes minutes to start; TFDS writes them in turn.
     ready = zip(images, progress(mapper(load, files), "writing", len(files)), strict=True)
