@@ -213,7 +213,10 @@ def idrid(folder):
 
 
 def deepdrid(folder):
-    """Two images an eye; image_path is what nobody can open; grade 5 is ungradable."""
+    """Two images an eye; image_path is what nobody can open; grade 5 is ungradable.
+
+    The names of patient 7 say the other eye than the grades, as those of 56 and others do.
+    """
     root, seed, patient = folder / "DeepDRiD-1.1" / "regular_fundus_images", 0, 0
     header = ["patient_id", "image_id", "image_path", "Overall quality", "left_eye_DR_Level",
               "right_eye_DR_Level", "patient_DR_Level", "Clarity", "Field definition",
@@ -222,10 +225,11 @@ def deepdrid(folder):
         part, rows = root / f"regular-fundus-{split}", []
         for _ in range(people):
             patient += 1
-            for name in ("l1", "l2", "r1", "r2"):
+            names = ("l1", "r3", "l3", "r2") if patient == 7 else ("l1", "l2", "r1", "r2")
+            for k, name in enumerate(names):
                 image = f"{patient}_{name}"
                 write(part / "Images" / str(patient) / f"{image}.jpg", picture(seed, "fundus"))
-                grades = [patient % 5, ""] if name[0] == "l" else ["", (patient + 1) % 5]
+                grades = [patient % 5, ""] if k < 2 else ["", (patient + 1) % 5]
                 path = f"\\regular-fundus-{split}\\{patient}\\{image}.jpg"
                 rows.append([patient, image, path, seed % 2, *grades, 4, 8, 6, 1])
                 seed += 1

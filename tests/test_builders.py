@@ -109,6 +109,7 @@ def test_labels_are_those_of_the_publisher(published, tmp_path):
     records, _ = scan("deepdrid", published["deepdrid"], tmp_path / "s")
     by_id = {r.id: r for r in records}
     assert [by_id[i].label for i in ("2_l1", "2_r2", "20_l2")] == [2, 3, 0]
+    assert [by_id[i].label for i in ("7_r3", "7_l3")] == [2, 3]  # the graded eye, not the name's
     records, _ = scan("ddr", published["ddr"], tmp_path / "s")
     assert all(r.label == (int(r.id.split("-")[1]) - 1000) % 6 for r in records)
     records, _ = scan("octid", published["octid"], tmp_path / "s")
@@ -126,6 +127,7 @@ def test_attributes(published, tmp_path):
         "eye": "left", "sex": "F", "year": "2019", "condition": "wet"}  # fmt: skip
     assert kept("messidor2")["IM004001"] == {"eye": "right", "dme": "0.0"}
     assert kept("deepdrid")["2_r1"] == {"eye": "right", "quality": "0"}
+    assert kept("deepdrid")["7_r3"]["eye"] == "left"
     assert kept("idrid")["train/IDRiD_002"] == {"dme_risk": "1"}
     manifest, _ = run("octdl", published["octdl"], tmp_path)
     assert {i["attributes"]["eye"] for i in manifest["images"]} == {"left", "right"}

@@ -3,8 +3,9 @@
 Layout: ``DR_grading/`` of github.com/nkicsl/DDR-dataset: ``train/ valid/ test/`` with images
 and ``train.txt``, ``valid.txt``, ``test.txt`` with lines "007-0004-000.jpg 0". Grade 5 is
 ungradable. Whether the first numbers of a name are a patient is not published, so they are
-not taken for one. Kaggle's mariaherrerot/ddrdataset has ``DR_grading.csv`` (id_code,
-diagnosis) and one folder of images instead.
+not taken for one; other names are times, as 20170323093305605.jpg. Kaggle's
+mariaherrerot/ddrdataset has ``DR_grading.csv`` (id_code, diagnosis; 12,522 rows) and one folder
+of images instead, of which 007-7447-601.jpg and 007-7449-601.jpg have no row.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ SPEC = DatasetSpec(
     scan=scan,
     size=(192, 192),
     homepage="https://github.com/nkicsl/DDR-dataset",
-    license="research, not commercial; see its page",
+    license="MIT (LICENSE of its repository); whether that covers the images is not said",
     citation="Li et al., Diagnostic assessment of deep learning algorithms for diabetic "
     "retinopathy screening, Information Sciences 501, 2019, doi 10.1016/j.ins.2019.06.011.",
     published={"all": {"all": 13673}, "gradable alone, Kaggle": {"all": 12522}},

@@ -3,8 +3,10 @@
 Layout: github.com/deepdrdoc/DeepDRiD, ``regular_fundus_images/regular-fundus-training/``
 with ``Images/1/1_l1.jpg`` and ``regular-fundus-training.csv``, the same for validation, and
 ``Online-Challenge1&2-Evaluation/`` with ``Challenge1_labels.xlsx`` (image_id, DR_Levels), its
-test set. The label is the grade of the eye. Grade 5 is ungradable. The column image_path
-names folders that do not exist and is not used.
+test set. The label is the grade of the eye: one of left_eye_DR_Level and right_eye_DR_Level is
+filled. In training, some names of patients 56, 77, 164 and 167 (``56_r3``) say the other eye
+than these columns, which count. Grade 5 is ungradable; nothing in the two CSV files has it. The
+column image_path names folders that do not exist and is not used.
 """
 
 from __future__ import annotations
@@ -51,14 +53,22 @@ def _images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
     return images, problems
 
 
+def _graded_eye(row: Mapping[str, str]) -> str:
+    """The eye whose grade a row has; where that is not one, the eye of the file name."""
+    graded = [eye for eye in ("left", "right") if row[f"{eye}_eye_DR_Level"]]
+    if len(graded) == 1:
+        return graded[0]
+    return "left" if re.search(r"_l\d", row["image_id"], re.IGNORECASE) else "right"
+
+
 def _rows(folder: Path, official: str, table: str) -> tuple[Path, list[dict[str, str]]]:
     if official != "test":
         path = layout.find_file(folder, table) or folder / table
         levels = ["left_eye_DR_Level", "right_eye_DR_Level"]
         rows = read_table(path, ["image_id", *levels], ["Overall quality"])
-        for row in rows:  # one of the two is empty
-            eye = "left" if re.search(r"_l\d", row["image_id"], re.IGNORECASE) else "right"
-            row["DR_Levels"] = row[f"{eye}_eye_DR_Level"]
+        for row in rows:
+            row["eye"] = _graded_eye(row)
+            row["DR_Levels"] = row[f"{row['eye']}_eye_DR_Level"]
         return path, rows
     path = layout.find_file(folder, f"{table}.csv") or folder / f"{table}.xlsx"
     return path, read_table(path, ["image_id", "DR_Levels"], ["Overall quality"])
@@ -88,7 +98,8 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
             value = parse_grade(row["DR_Levels"], DR_GRADES)
             if isinstance(value, str):
                 return value
-            attributes = known_attributes(eye=match[2], quality=row["Overall quality"])
+            eye = row.get("eye", match[2])
+            attributes = known_attributes(eye=eye, quality=row["Overall quality"])
             return Record(relative, path.stem, value, match[1], official, attributes)
 
         found, more = match_rows(

@@ -45,8 +45,9 @@ SPEC = DatasetSpec(
     scan=scan,
     size=(128, 256),
     homepage="https://www.kaggle.com/datasets/obulisainaren/retinal-oct-c8",
-    license="see its page",
-    citation="Subramanian et al., Classification of Retinal Oct Images Using Deep Learning, "
-    "International Conference on Computer Communication and Informatics (ICCCI), 2022.",
+    license="CC BY-NC-SA 4.0",
+    citation="Subramanian et al., Classification of Retinal OCT Images Using Deep Learning, "
+    "International Conference on Computer Communication and Informatics (ICCCI), 2022, doi "
+    "10.1109/ICCCI54379.2022.9740985.",
     published={"all": {**dict.fromkeys(CLASSES, 3000), "all": 24000}},
 )
