@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import run as train_run
-from wlsrl_jax.architectures import make_network, stream_names
+from wlsrl_jax.architectures import stream_names
 from wlsrl_jax.explain import __main__ as command
 from wlsrl_jax.explain import pointing
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps

@@ -158,7 +158,7 @@ def depthwise_conv2d(
     kernel: Array,
     *,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | Pads = "SAME",
     dilation: int = 1,
     implementation: str = "auto",
 ) -> Array:
@@ -168,7 +168,7 @@ def depthwise_conv2d(
       x: ``[N, H, W, C]``.
       kernel: ``[kh, kw, 1, C * multiplier]``, the dtype of ``x``.
       stride: step in both directions.
-      padding: "SAME" or "VALID".
+      padding: as for ``conv2d``.
       dilation: step between the taps of the kernel, in both directions.
       implementation: as for ``conv2d``.
 
