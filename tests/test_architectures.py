@@ -1,6 +1,7 @@
 """Which network a config names, and what a config must not say."""
 
 import json
+import sys
 
 import pytest
 from absl import flags
@@ -90,8 +91,10 @@ def test_a_run_of_before_has_the_network_that_it_had():
     ("text", "widths"),
     [("16,32", (16, 32)), ("(16,32)", (16, 32)), ("[16, 32]", (16, 32)), ("16", (16,)), ("()", ())],
 )
-def test_widths_on_the_command_line(text, widths):
+def test_widths_on_the_command_line(text, widths, monkeypatch):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
-    values(["x", f"--config={ROOT}/configs/oct.py", f"--config.model.widths={text}"])
+    argv = ["x", f"--config={ROOT}/configs/oct.py", f"--config.model.widths={text}"]
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for fields
+    values(argv)
     assert values["config"].value.model.widths == widths

@@ -251,7 +251,7 @@ def test_a_run_goes_on_and_is_evaluated(finished, capsys):
     run(finished, model__architecture="resnet18", model__widths=NARROW, report=True)
     assert "finished run" in capsys.readouterr().out
     with pytest.raises(
-        ValueError, match=r"model.widths: \[4, 8, 8, 12\] there, \[4, 8, 8, 8\] now"
+        ValueError, match=r"widths: \[4, 8, 8, 12\] there, \[4, 8, 8, 8\] now"
     ):
         run(finished, model__architecture="resnet18", model__widths=(4, 8, 8, 8))
     document = external.evaluate_workdir(config, finished, StopRequest())

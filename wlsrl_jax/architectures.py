@@ -49,20 +49,19 @@ def make_network(
     changed = {name: value for name, value in given.items() if value}
     if architecture == "dual_stream":
         return make_model(preset, heads, **changed, **fields)
-    set_fields = {**changed, **fields}
+    read = {**changed, **fields}
+    others = {name: read.pop(name, default) for name, default in _DUAL_ONLY.items()}
     unread = [
-        f"config.model.{name}={set_fields[name]!r} (its default is {default!r})"
-        for name, default in _DUAL_ONLY.items()
-        if set_fields.pop(name, default) != default
+        f"config.model.{name}={value!r} (its default is {_DUAL_ONLY[name]!r})"
+        for name, value in others.items()
+        if value != _DUAL_ONLY[name]
     ]
     if unread:
         raise ValueError(
             f"config.model.architecture={architecture} does not read {', '.join(unread)}; leave "
             "out what it does not read, or choose architecture=dual_stream."
         )
-    return ResNet18(
-        heads=tuple(heads.items()), **{"hidden": PRESETS[preset]["hidden"], **set_fields}
-    )
+    return ResNet18(heads=tuple(heads.items()), **{"hidden": PRESETS[preset]["hidden"], **read})
 
 
 def stream_names(model: Network) -> tuple[str, ...]:
