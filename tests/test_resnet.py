@@ -41,12 +41,20 @@ def images(shape=(3, 32, 40, 1), seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def started(model, x, seed=0):
+def init(model, x):
+    return jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(x)
+
+
+def infer(model, variables, x):
+    return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x)
+
+
+def started(model, x):
     """Variables with scales, offsets and statistics that are not those of the start."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda p: p + rng.uniform(0.05, 0.3, p.shape).astype(np.float32),
-        model.init(jax.random.key(seed), x, train=False),
+        lambda p: np.asarray(p) + rng.uniform(0.05, 0.3, p.shape).astype(np.float32),
+        init(model, x),
     )
 
 
@@ -90,13 +98,13 @@ def test_the_last_feature_map_is_a_32nd(shape):
 
 def test_blocks_start_as_their_shortcuts():
     model, x = network(), images()
-    variables = model.init(jax.random.key(0), x, train=False)
+    variables = init(model, x)
     blocks = variables["params"]["resnet18"]
     for name in (n for n in blocks if n.startswith("stage")):
         assert not blocks[name]["norm2"]["scale"].any() and blocks[name]["norm1"]["scale"].all()
     changed = jax.tree.map(lambda p: p, variables)
     changed["params"]["resnet18"]["stage3_block1"]["conv2"]["kernel"] *= 7
-    for a, b in zip(*(model.apply(v, x, train=False).values() for v in (variables, changed))):
+    for a, b in zip(*(infer(model, v, x).values() for v in (variables, changed))):
         np.testing.assert_array_equal(a, b)
 
 
@@ -125,8 +133,8 @@ def test_convolution_paths_give_the_same(train):
 def test_bfloat16_computes_low_and_answers_float32():
     x = images()
     variables = started(network(), x)
-    low = network(dtype=jnp.bfloat16).apply(variables, x, train=False)["TO1"]
-    exact = network().apply(variables, x, train=False)["TO1"]
+    low = infer(network(dtype=jnp.bfloat16), variables, x)["TO1"]
+    exact = infer(network(), variables, x)["TO1"]
     assert low.dtype == jnp.float32 and np.any(low != exact)
     np.testing.assert_allclose(low, exact, rtol=0.1, atol=0.05 * float(jnp.abs(exact).max()))
 
@@ -144,7 +152,7 @@ def test_batch_norm_is_flaxs(implementation, channels):
             y, new = norm.apply({**variables, "params": params}, x, mutable=["batch_stats"])
             return jnp.sum(jnp.sin(y)), (y, new)
 
-        return jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
 
     for a, b in zip(*(jax.tree.leaves(results(norm)) for norm in (ours, theirs))):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
@@ -219,15 +227,21 @@ def test_features_are_the_networks_own():
     variables = started(model, x)
     pixels = np.random.default_rng(0).integers(0, 256, x.shape, dtype=np.uint8)
     normal = steps.normalize(jnp.asarray(pixels))
-    plain, sown = model.apply(variables, normal, train=False, mutable=["intermediates"])
+    plain, sown = jax.jit(lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]))(
+        variables, normal
+    )
     for stage, width in enumerate(NARROW):
-        features, gradients = features_and_gradients(
-            model, variables, pixels, stage, lambda logits: logits["TO1"][:, 2]
-        )
+        features, gradients = jax.jit(
+            lambda v, x, stage=stage: features_and_gradients(
+                model, v, x, stage, lambda logits: logits["TO1"][:, 2]
+            )
+        )(variables, pixels)
         side = 4 * 2**stage
         assert features["resnet18"].shape == (2, -(-48 // side), -(-64 // side), width)
         assert np.any(gradients["resnet18"] != 0)
-        moved = forward(model, variables, normal, stage, lambda stream, v: v + 1.0)
+        moved = jax.jit(
+            lambda v, x, stage=stage: forward(model, v, x, stage, lambda stream, v: v + 1.0)
+        )(variables, normal)
         assert np.any(moved["TO1"] != plain["TO1"])
     (expected,) = sown["intermediates"]["resnet18"]["features"]
     np.testing.assert_allclose(features["resnet18"], expected, atol=1e-5)
@@ -250,9 +264,7 @@ def test_a_run_goes_on_and_is_evaluated(finished, capsys):
     assert json.loads((finished / "config.json").read_text())["model"]["widths"] == list(NARROW)
     run(finished, model__architecture="resnet18", model__widths=NARROW, report=True)
     assert "finished run" in capsys.readouterr().out
-    with pytest.raises(
-        ValueError, match=r"widths: \[4, 8, 8, 12\] there, \[4, 8, 8, 8\] now"
-    ):
+    with pytest.raises(ValueError, match=r"widths: \[4, 8, 8, 12\] there, \[4, 8, 8, 8\] now"):
         run(finished, model__architecture="resnet18", model__widths=(4, 8, 8, 8))
     document = external.evaluate_workdir(config, finished, StopRequest())
     known = json.loads((finished / "metrics.json").read_text())
