@@ -36,7 +36,7 @@ def grad_cam(
 ) -> dict[str, np.ndarray]:
     """Maps of what speaks for a class of a task.
 
-    "fused" is the sum over both streams before it is scaled: the streams' shares of the
+    "fused" is the sum over the streams before it is scaled: the streams' shares of the
     logit, which the gradient weighs as the network fuses them. Each map is scaled to its own
     largest value, so maps compare within an image, not between images. Where nothing
     speaks for the class the map is 0 everywhere.
