@@ -332,8 +332,7 @@ class BatchNormRelu(BatchNorm):
 
     def infer(self, x: Array) -> Array:
         """Inference: maps ``[B, H, W, features]`` to the same, or to half of both sides."""
-        x = x.astype(self.dtype)
-        return _norm_relu(x, *self.affine(), self.pool, self.native(x))
+        return _activate(super().infer(x), self.pool)
 
     def __call__(self, x: Array) -> Array:
         """Training: maps ``[B, H, W, features]`` to the same, or to half of both sides."""
