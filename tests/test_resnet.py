@@ -53,7 +53,9 @@ def started(model, x):
     """Variables with scales, offsets and statistics that are not those of the start."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda p: np.asarray(p) + rng.uniform(0.05, 0.3, p.shape).astype(np.float32),
+        lambda p: (
+            np.asarray(p) + rng.uniform(0.05, 0.3, p.shape).astype(np.float32) * (p.ndim == 1)
+        ),
         init(model, x),
     )
 
