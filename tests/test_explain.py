@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import run as train_run
+from wlsrl_jax.architectures import stream_names
 from wlsrl_jax.explain import __main__ as command
 from wlsrl_jax.explain import pointing
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
-from wlsrl_jax.explain.features import features_and_gradients, forward, stream_names
+from wlsrl_jax.explain.features import features_and_gradients, forward
 from wlsrl_jax.explain.grad_cam import grad_cam
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import colour, overlay, upscale

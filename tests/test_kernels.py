@@ -84,7 +84,7 @@ for c, o in ((3, 5), (16, 40), (70, 64)):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * abs(b).max())
     outs = []
     for i in ("auto", "xla"):
-        norm = BatchNormRelu(c, True, implementation=i)
+        norm = BatchNormRelu(c, pool=True, implementation=i)
         v = {"params": {"scale": np.linspace(-1, 1, c, dtype="f"), "bias": np.ones(c, "f")},
              "batch_stats": {"mean": np.zeros(c, "f"), "var": np.ones(c, "f")}}
         f = lambda x: (norm.apply(v, x, mutable=["batch_stats"])[0] ** 2).sum()
@@ -122,7 +122,7 @@ def variables(channels):
 
 def training(x, v, pool, implementation):
     """(output, new statistics, gradients)."""
-    norm = BatchNormRelu(x.shape[3], pool, implementation=implementation)
+    norm = BatchNormRelu(x.shape[3], pool=pool, implementation=implementation)
 
     def loss(params, x):
         y, new = norm.apply({**v, "params": params}, x, mutable=["batch_stats"])

@@ -41,3 +41,19 @@ def test_every_preset_prints(preset, monkeypatch, capsys):
     model_summary.main()
     out = capsys.readouterr().out
     assert "separable stage1" in out and "head_TF2" in out and "total" in out
+
+
+def test_other_networks_print(monkeypatch, capsys):
+    flags = ["--architecture=resnet18", "--widths=4,8,8,12", "--size=64x96x1"]
+    monkeypatch.setattr(sys, "argv", ["x", *flags])
+    model_summary.main()
+    lines = {line[:20].strip(): line[20:].split() for line in capsys.readouterr().out.splitlines()}
+    assert [lines[f"resnet18 {k}"][0] for k in ("stem", "stage0", "stage3")] == [
+        "32x48x4", "16x24x4", "2x3x12"]  # fmt: skip
+    # Stem: 49 weights and 2 of the normalisation a channel; products at 32x48 places.
+    assert lines["resnet18 stem"][1:] == ["204", f"{2 * 49 * 4 * 32 * 48 / 1e6:.2f}"]
+    for wrong, message in (("--widths=4,8", "four numbers"), ("--streams=standard", "not read")):
+        monkeypatch.setattr(sys, "argv", ["x", "--architecture=resnet18", wrong])
+        with pytest.raises(SystemExit):
+            model_summary.main()
+        assert message in capsys.readouterr().err

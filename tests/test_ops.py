@@ -93,10 +93,51 @@ def test_strides_dilations_and_channel_multiplier(kind, implementation, padding,
     assert max(map(error, ours, plain)) <= 1e-5
 
 
+STRIDED = [  # stem, first convolution of a stage, projection of a residual network; odd ones
+    ((2, 24, 32, 1), (7, 7), ((3, 3), (3, 3))),
+    ((2, 11, 13, 3), (7, 7), ((3, 3), (3, 3))),
+    ((2, 12, 14, 16), (3, 3), ((1, 1), (1, 1))),
+    ((2, 9, 7, 20), (3, 3), ((1, 1), (1, 1))),
+    ((2, 9, 7, 3), (3, 3), ((1, 1), (1, 1))),
+    ((2, 9, 8, 20), (1, 1), "SAME"),
+    ((2, 9, 8, 3), (1, 1), "VALID"),
+    ((1, 10, 11, 17), (2, 5), ((0, 2), (3, 1))),
+    ((1, 7, 3, 17), (3, 3), "VALID"),
+    ((1, 1, 1, 16), (3, 3), ((1, 1), (1, 1))),
+]
+
+
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize(("shape", "kernel", "padding"), STRIDED)
+def test_strides_of_residual_networks(shape, kernel, padding, stride, implementation):
+    x, k = arrays("standard", shape, kernel)
+    options = {"stride": stride, "padding": padding}
+    ours = value_and_gradients("standard", x, k, implementation, **options)
+    with jax.enable_x64(True):
+        reference = value_and_gradients("standard", *map(np.float64, (x, k)), "lax", **options)
+    assert max(map(error, ours, reference)) <= 1e-5
+
+
+def test_strides_use_the_compiled_kernels():
+    """Else nothing above would have tried them."""
+    x, k = arrays("standard", (2, 12, 14, 16), (3, 3))
+    if not ops.calls.usable(x, k):
+        pytest.skip("needs a C++ compiler and one CPU device")
+
+    def both(x, k):
+        f = functools.partial(ops.conv2d, stride=2)
+        return jax.grad(lambda x, k: jnp.sum(f(x, k) ** 2), (0, 1))(x, k)
+
+    text = jax.jit(both).lower(x, k).as_text()
+    assert "wlsrl_conv_kernel_gradient" in text and "stablehlo.convolution" not in text
+
+
 @pytest.mark.parametrize("kind", ["standard", "depthwise"])
-def test_under_jit_vmap_and_remat(kind):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_under_jit_vmap_and_remat(kind, stride):
     x, k = arrays(kind, (2, 6, 6, 3), (3, 3))
-    f = operation(kind)
+    f = functools.partial(operation(kind), stride=stride)
     plain = functools.partial(f, implementation="lax")
 
     def gradient(f):
@@ -113,11 +154,13 @@ def test_under_jit_vmap_and_remat(kind):
 
 @pytest.mark.parametrize("kind", ["standard", "depthwise"])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_accelerators_get_the_plain_convolution_only(kind, platform):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_accelerators_get_the_plain_convolution_only(kind, platform, stride):
     x, k = arrays(kind, (2, 8, 8, 4), (3, 3))
+    f = functools.partial(operation(kind), stride=stride)
 
     def both(x, k):
-        return jax.grad(lambda x, k: jnp.sum(operation(kind)(x, k) ** 2), (0, 1))(x, k)
+        return jax.grad(lambda x, k: jnp.sum(f(x, k) ** 2), (0, 1))(x, k)
 
     text = export.export(jax.jit(both), platforms=[platform])(x, k).mlir_module()
     assert len(re.findall(r"stablehlo\.convolution", text)) == 3
@@ -155,6 +198,8 @@ def test_wrong_arguments_are_named():
     for options in ({"padding": "FULL"}, {"implementation": "fast"}):
         with pytest.raises(ValueError, match="unknown; choose"):
             ops.conv2d(x, np.zeros((3, 3, 3, 4), np.float32), **options)
+    with pytest.raises(ValueError, match="must not be negative"):
+        ops.conv2d(x, np.zeros((3, 3, 3, 4), np.float32), padding=((1, 1), (-1, 1)))
     with pytest.raises(ValueError, match="must be"):
         ops.conv2d(x[0], np.zeros((3, 3, 3, 4), np.float32))
 

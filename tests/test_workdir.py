@@ -42,6 +42,7 @@ def test_a_field_that_there_was_not_yet_counts_as_its_default(tmp_path):
     now = base_config("oct").to_dict()
     old = json.loads(json.dumps(now))
     del old["data"]["sampling"], old["data"]["phantom"]["seed"], old["eval"], old["on_nan"]
+    del old["model"]["architecture"], old["model"]["widths"], old["model"]["hidden"]
     path = tmp_path / "config.json"
     write_json(path, old)
     check_config(path, now)
@@ -51,6 +52,16 @@ def test_a_field_that_there_was_not_yet_counts_as_its_default(tmp_path):
     write_json(path, old)
     with pytest.raises(ValueError, match="task_weights.TO2: None there, 1.0 now"):
         check_config(path, now)
+
+
+def test_a_tuple_equals_the_list_that_json_made_of_it(tmp_path):
+    config = base_config("oct").to_dict()
+    config["model"]["widths"] = (8, 16)
+    path = tmp_path / "config.json"
+    write_json(path, config)
+    check_config(path, config)
+    with pytest.raises(ValueError, match=r"widths: \[8, 16\] there, \[8, 12\] now"):
+        check_config(path, {**config, "model": {**config["model"], "widths": (8, 12)}})
 
 
 def test_logs_are_cut_back_to_the_checkpoint(tmp_path):

@@ -82,8 +82,12 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.mixup = 0.0  # alpha of the Beta distribution of mixup, on the device; 0 mixes nothing
 
     tasks = [rule.name for rule in TASKS[modality]]
-    c.model = ConfigDict()  # see model.py
+    c.model = ConfigDict()  # see model.py and architectures.py
+    c.model.architecture = "dual_stream"  # or "resnet18"
     c.model.preset = "small"
+    c.model.widths = ()  # channels of each stage, as 16,32,64; () is the preset's
+    c.model.blocks = 0  # convolutions of each stage; 0 is the preset's
+    c.model.hidden = 0  # of the shared dense layer; 0 is the preset's
     c.model.streams = "dual"  # "dual", "separable" or "standard"
     c.model.fusion = "concat"  # "concat", "sum" or "gated"
     c.model.norm = "batch"  # "batch" or "group"

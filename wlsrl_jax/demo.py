@@ -153,7 +153,7 @@ def build_page(run: TrainedRun) -> Any:
                         )
                     )
         gr.Markdown(
-            "The maps (LayerCAM of both streams) show where the network's evidence lies. They "
+            "The maps (LayerCAM) show where the network's evidence lies. They "
             "are no outlines of lesions."
         )
         options = {"api_visibility": "private", "show_progress": "minimal"}

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from wlsrl_jax.architectures import Network
 from wlsrl_jax.model import STREAMS, DualStream
+from wlsrl_jax.resnet import BLOCKS, STREAM, ResNet18
 from wlsrl_jax.tasks import Task
 
 OPSET = 21
@@ -41,15 +43,26 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
-    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray | None, depthwise: bool) -> str:
-        """Stride-1 SAME convolution of an HWIO kernel of odd side."""
+    def conv(
+        self, x: str, kernel: np.ndarray, bias: np.ndarray | None, depthwise: bool, stride: int = 1
+    ) -> str:
+        """Convolution of an HWIO kernel of odd side, padded by half of it."""
         weights = self.constant(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
         more = [] if bias is None else [self.constant(bias)]
         side = kernel.shape[0]
         return self.add(
             "Conv", x, weights, *more, kernel_shape=[side, side], pads=[side // 2] * 4,
+            strides=[stride, stride],
             group=kernel.shape[3] if depthwise else 1,
         )  # fmt: skip
+
+    def conv_norm(
+        self, x: str, conv: Mapping[str, Any], norm: Mapping[str, Any], stats: Mapping[str, Any],
+        stride: int = 1,
+    ) -> str:  # fmt: skip
+        """Convolution and batch normalisation, as one convolution."""
+        a = norm["scale"] / np.sqrt(stats["var"] + np.float32(_BATCH_EPSILON))
+        return self.conv(x, conv["kernel"] * a, norm["bias"] - stats["mean"] * a, False, stride)
 
     def dense(self, x: str, layer: Mapping[str, np.ndarray], name: str = "") -> str:
         kernel, bias = self.constant(layer["kernel"]), self.constant(layer["bias"])
@@ -64,18 +77,16 @@ def _stream(
         for block in range(model.blocks):
             name = f"stage{stage}_block{block}"
             if kind == "standard" or (stage == 0 and block == 0):
-                kernel = params[f"{name}_conv"]["kernel"]
+                conv = params[f"{name}_conv"]
             else:
                 x = graph.conv(x, params[f"{name}_depthwise"]["kernel"], None, depthwise=True)
-                kernel = params[f"{name}_pointwise"]["kernel"]
+                conv = params[f"{name}_pointwise"]
             norm = params[f"{name}_norm"]
             if model.norm == "batch":
-                known = stats[f"{name}_norm"]
-                a = norm["scale"] / np.sqrt(known["var"] + np.float32(_BATCH_EPSILON))
-                x = graph.conv(x, kernel * a, norm["bias"] - known["mean"] * a, depthwise=False)
+                x = graph.conv_norm(x, conv, norm, stats[f"{name}_norm"])
             else:
-                x = graph.conv(x, kernel, None, depthwise=False)
-                width = kernel.shape[3]
+                x = graph.conv(x, conv["kernel"], None, depthwise=False)
+                width = conv["kernel"].shape[3]
                 x = graph.add(
                     "GroupNormalization", x, graph.constant(norm["scale"]),
                     graph.constant(norm["bias"]), epsilon=_GROUP_EPSILON,
@@ -85,6 +96,37 @@ def _stream(
         if stage < len(model.widths) - 1:  # an odd side's last row or column stands alone
             x = graph.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
     return graph.add("Flatten", graph.add("GlobalAveragePool", x))
+
+
+def _resnet(graph: _Graph, x: str, model: ResNet18, params: Any, stats: Any) -> str:
+    """The trunk of a ResNet-18 and its pooled features ``[batch, features]``."""
+    x = graph.conv_norm(x, params["stem_conv"], params["stem_norm"], stats["stem_norm"], 2)
+    x = graph.add("Relu", x)
+    x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for stage in range(len(model.widths)):
+        for block in range(BLOCKS):
+            p, s = params[f"stage{stage}_block{block}"], stats[f"stage{stage}_block{block}"]
+            stride = 2 if stage > 0 and block == 0 else 1
+            y = graph.conv_norm(x, p["conv1"], p["norm1"], s["norm1"], stride)
+            y = graph.add("Relu", y)
+            y = graph.conv_norm(y, p["conv2"], p["norm2"], s["norm2"])
+            if "shortcut_conv" in p:
+                x = graph.conv_norm(
+                    x, p["shortcut_conv"], p["shortcut_norm"], s["shortcut_norm"], stride
+                )
+            x = graph.add("Relu", graph.add("Add", x, y))
+    return graph.add("Flatten", graph.add("GlobalAveragePool", x))
+
+
+def _features(graph: _Graph, x: str, model: Network, params: Any, stats: Any) -> str:
+    """What the shared dense layer reads."""
+    if isinstance(model, ResNet18):
+        return _resnet(graph, x, model, params[STREAM], stats[STREAM])
+    pooled = [
+        _stream(graph, x, model, kind, params[kind], stats.get(kind, {}))
+        for kind in STREAMS[model.streams]
+    ]
+    return _fused(graph, model, pooled, params)
 
 
 def _fused(graph: _Graph, model: DualStream, pooled: list[str], params: Any) -> str:
@@ -101,7 +143,7 @@ def _fused(graph: _Graph, model: DualStream, pooled: list[str], params: Any) -> 
 
 
 def onnx_model(
-    model: DualStream,
+    model: Network,
     variables: Any,
     tasks: Sequence[Task],
     image_shape: tuple[int, int, int],
@@ -134,11 +176,8 @@ def onnx_model(
     x = graph.add("Sub", x, graph.constant(np.float32(127.5)))
     x = graph.add("Div", x, graph.constant(np.float32(64.0)))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
-    pooled = [
-        _stream(graph, x, model, kind, params[kind], stats.get(kind, {}))
-        for kind in STREAMS[model.streams]
-    ]
-    x = graph.add("Relu", graph.dense(_fused(graph, model, pooled, params), params["shared"]))
+    x = _features(graph, x, model, params, stats)
+    x = graph.add("Relu", graph.dense(x, params["shared"]))
     for task in tasks:
         logits = graph.dense(x, params[f"head_{task.name}"])
         graph.add("Softmax", logits, name=task.name, axis=1)

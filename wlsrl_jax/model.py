@@ -8,7 +8,7 @@ are reconstructions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -32,12 +32,13 @@ _depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_nor
 
 
 class Conv(nn.Module):
-    """Stride-1 SAME convolution without bias; parameters named and shaped as ``nn.Conv``'s.
+    """Convolution without bias, padded by half its kernel; parameters as ``nn.Conv``'s.
 
     Attributes:
       features: output channels; for a depthwise convolution, those of the input.
       kernel_size: side of the square kernel.
       depthwise: one filter a channel instead of a full mix.
+      stride: step in both directions.
       dtype: of the computation; parameters stay float32.
       implementation: see ``ops``.
     """
@@ -45,12 +46,13 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     depthwise: bool = False
+    stride: int = 1
     dtype: Any = jnp.float32
     implementation: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, norm: BatchNormRelu | None = None) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``.
+        """Maps ``[B, H, W, C]`` to ``[B, H', W', features]``, H' = ceil(H / stride).
 
         Args:
           x: the input.
@@ -60,12 +62,50 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, inputs, self.features)
         init = _depthwise_init if self.depthwise else _kernel_init
         kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-        if norm is not None:
+        x = x.astype(self.dtype)
+        if norm is not None and self.stride == 1:
             a, b = norm.affine()
-            x = x.astype(self.dtype)
             return conv_norm_relu(x, kernel, a, b, norm.pool, self.implementation)
         apply = ops.depthwise_conv2d if self.depthwise else ops.conv2d
-        return apply(x.astype(self.dtype), kernel, implementation=self.implementation)
+        margin = (self.kernel_size // 2, (self.kernel_size - 1) // 2)
+        y = apply(
+            x,
+            kernel,
+            stride=self.stride,
+            padding=(margin, margin) if self.stride > 1 else "SAME",
+            implementation=self.implementation,
+        )
+        return y if norm is None else norm.infer(y)
+
+
+def task_logits(
+    x_BxF: jax.Array,
+    heads: tuple[tuple[str, int], ...],
+    hidden: int,
+    dropout: float,
+    *,
+    dtype: Any,
+    train: bool,
+) -> dict[str, jax.Array]:
+    """The shared dense layer, dropout and one linear head a task, as layers of the caller.
+
+    Args:
+      x_BxF: pooled features, of shape ``[B, F]``.
+      heads: (task, number of classes).
+      hidden: width of the shared layer.
+      dropout: rate before the heads.
+      dtype: of the shared layer.
+      train: whether dropout acts.
+
+    Returns:
+      Task -> float32 logits ``[B, classes]``.
+    """
+    x_BxF = nn.relu(nn.Dense(hidden, dtype=dtype, name="shared")(x_BxF))
+    x_BxF = nn.Dropout(dropout, deterministic=not train)(x_BxF)
+    return {
+        task: nn.Dense(classes, dtype=jnp.float32, name=f"head_{task}")(x_BxF)
+        for task, classes in heads
+    }
 
 
 class Stream(nn.Module):
@@ -108,7 +148,7 @@ class Stream(nn.Module):
                     conv = Conv(width, 1, name=f"{name}_pointwise", **shared)
                 pool = block == self.blocks - 1 and stage < len(self.widths) - 1
                 if self.norm == "batch":
-                    norm = BatchNormRelu(width, pool, name=f"{name}_norm", **shared)
+                    norm = BatchNormRelu(width, pool=pool, name=f"{name}_norm", **shared)
                     x = norm(conv(x)) if train else conv(x, norm)
                     continue
                 groups = max(g for g in range(1, 9) if width % g == 0)
@@ -148,14 +188,12 @@ class DualStream(nn.Module):
     conv_implementation: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_choice("norm", self.norm, NORMS)
-        _check_choice("fusion", self.fusion, FUSIONS)
-        _check_choice("streams", self.streams, STREAMS)
-        _check_choice("conv_implementation", self.conv_implementation, ops.IMPLEMENTATIONS)
-        if not self.widths or min(self.widths) < 1 or self.blocks < 1 or self.hidden < 1:
-            raise ValueError("model: widths, blocks and hidden must be positive.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model: dropout={self.dropout} must be in [0, 1).")
+        check_choice("norm", self.norm, NORMS)
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("streams", self.streams, STREAMS)
+        if self.blocks < 1:
+            raise ValueError(f"model: blocks={self.blocks} must be positive.")
+        check_shared(self.widths, self.hidden, self.dropout, self.conv_implementation)
         super().__post_init__()
 
     @nn.compact
@@ -184,12 +222,9 @@ class DualStream(nn.Module):
             features = trunk(images_BxHxWxC, train=train)
             pooled.append(jnp.mean(features.astype(jnp.float32), axis=(1, 2)))
         x_BxF = pooled[0] if len(pooled) == 1 else self._fuse(*pooled)
-        x_BxF = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="shared")(x_BxF))
-        x_BxF = nn.Dropout(self.dropout, deterministic=not train)(x_BxF)
-        return {
-            task: nn.Dense(classes, dtype=jnp.float32, name=f"head_{task}")(x_BxF)
-            for task, classes in self.heads
-        }
+        return task_logits(
+            x_BxF, self.heads, self.hidden, self.dropout, dtype=self.dtype, train=train
+        )
 
     def _fuse(self, separable: jax.Array, standard: jax.Array) -> jax.Array:
         both = jnp.concatenate([separable, standard], axis=-1)
@@ -211,11 +246,52 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 and more on accelerators."""
 
 
-def _check_choice(field: str, value: Any, valid: Any) -> None:
+def check_choice(field: str, value: Any, valid: Collection[str]) -> None:
+    """Checks a choice.
+
+    Args:
+      field: its name.
+      value: what was chosen.
+      valid: what there is.
+
+    Returns:
+      Nothing.
+
+    Raises:
+      ValueError: names the field and lists what there is.
+    """
     if value not in valid:
         raise ValueError(
             f"model: {field}={value!r} is unknown; choose one of {', '.join(map(str, valid))}."
         )
+
+
+def check_shared(
+    widths: tuple[int, ...], hidden: int, dropout: float, conv_implementation: str
+) -> None:
+    """Checks the fields that every network has.
+
+    Args:
+      widths: channels of each stage.
+      hidden: width of the shared dense layer.
+      dropout: rate before the heads.
+      conv_implementation: see ``ops``.
+
+    Returns:
+      Nothing.
+
+    Raises:
+      ValueError: names the field that is wrong.
+    """
+    if not widths or not all(isinstance(w, int) and w > 0 for w in widths):
+        raise ValueError(
+            f"model: widths={widths} must be positive whole numbers, one a stage, such as 16,32,64."
+        )
+    if hidden < 1:
+        raise ValueError(f"model: hidden={hidden} must be positive.")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"model: dropout={dropout} must be in [0, 1).")
+    check_choice("conv_implementation", conv_implementation, ops.IMPLEMENTATIONS)
 
 
 def make_model(preset: str, heads: Mapping[str, int], **overrides: Any) -> DualStream:
@@ -232,7 +308,7 @@ def make_model(preset: str, heads: Mapping[str, int], **overrides: Any) -> DualS
     Raises:
       ValueError: for an unknown preset, field or field value, listing the valid ones.
     """
-    _check_choice("preset", preset, PRESETS)
+    check_choice("preset", preset, PRESETS)
     fields = [f.name for f in dataclasses.fields(DualStream) if f.name not in ("parent", "name")]
     for field in overrides:
         if field not in fields:

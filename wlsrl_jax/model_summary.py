@@ -1,6 +1,7 @@
 """A printable summary of a model: shapes, parameters and FLOPs of every stage.
 
 python -m wlsrl_jax.model_summary --preset=small --size=64x64x1
+python -m wlsrl_jax.model_summary --architecture=resnet18 --widths=16,32,64,128
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from wlsrl_jax.architectures import ARCHITECTURES, Network, make_network
 from wlsrl_jax.data.phantom import CLASSES, NORMAL
-from wlsrl_jax.model import PRESETS, Conv, DualStream, make_model
+from wlsrl_jax.model import PRESETS, Conv
 from wlsrl_jax.tasks import make_tasks
 
 
@@ -42,7 +44,7 @@ def _row_name(path: tuple[str, ...]) -> str:
     return f"{path[0]} {path[1].split('_')[0]}" if len(path) > 1 else path[0]
 
 
-def stages(model: DualStream, image_shape: tuple[int, int, int]) -> list[Row]:
+def stages(model: Network, image_shape: tuple[int, int, int]) -> list[Row]:
     """Counts parameters and FLOPs without computing anything.
 
     Args:
@@ -62,7 +64,8 @@ def stages(model: DualStream, image_shape: tuple[int, int, int]) -> list[Row]:
             row = rows.setdefault(name, Row(name))
             if isinstance(module, Conv):
                 inputs = 1 if module.depthwise else args[0].shape[-1]
-                row.shape = (*args[0].shape[1:3], module.features)  # before any pooling
+                sides = (-(-side // module.stride) for side in args[0].shape[1:3])
+                row.shape = (*sides, module.features)  # before any pooling
                 row.flops += 2 * module.kernel_size**2 * inputs * math.prod(row.shape)
             else:
                 row.shape = out.shape[1:]
@@ -80,7 +83,7 @@ def stages(model: DualStream, image_shape: tuple[int, int, int]) -> list[Row]:
     return list(rows.values())
 
 
-def summarize(model: DualStream, image_shape: tuple[int, int, int]) -> str:
+def summarize(model: Network, image_shape: tuple[int, int, int]) -> str:
     """Formats ``stages`` as a table with totals.
 
     Args:
@@ -100,17 +103,27 @@ def summarize(model: DualStream, image_shape: tuple[int, int, int]) -> str:
 
 
 def main() -> None:
-    """Prints the summary of a preset."""
-    parser = argparse.ArgumentParser(description="Shapes, parameters and FLOPs of a preset.")
+    """Prints the summary of a network."""
+    parser = argparse.ArgumentParser(description="Shapes, parameters and FLOPs of a network.")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default=ARCHITECTURES[0])
     parser.add_argument("--preset", choices=list(PRESETS), default="small")
     parser.add_argument("--size", default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
     parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
+    parser.add_argument(
+        "--widths", default="", help="channels of each stage, as 16,32,64; default: the preset's"
+    )
     args = parser.parse_args()
     height, width, channels = (int(v) for v in args.size.split("x"))
     modality = "oct" if channels == 1 else "fundus"
     tasks = make_tasks(modality, CLASSES[modality], NORMAL[modality])
     heads = {task.name: task.num_classes for task in tasks}
-    model = make_model(args.preset, heads, streams=args.streams)
+    try:
+        widths = [int(w) for w in args.widths.split(",") if w]
+        model = make_network(
+            args.architecture, args.preset, heads, widths=widths, streams=args.streams
+        )
+    except ValueError as error:
+        parser.error(str(error))
     print(summarize(model, (height, width, channels)))
 
 

@@ -9,6 +9,9 @@ times below the rate of its matrix products. On CPU they therefore run
   kernel gradient of a standard one as matrix products over patches of a few images at a
   time, which stay in cache.
 
+A standard convolution with a stride is made of compiled ones of stride 1, and is plain where
+there are none.
+
 On every other platform the plain XLA convolution is lowered and nothing else.
 
 The CPU forms have reverse-mode derivatives of first order (``jax.custom_vjp``);
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +43,7 @@ def _check(
     x: Array,
     kernel: Array,
     stride: int,
-    padding: str,
+    padding: str | Pads,
     dilation: int,
     implementation: str,
 ) -> None:
@@ -50,8 +54,10 @@ def _check(
         )
     if stride < 1 or dilation < 1:
         raise ValueError(f"{name}: stride={stride} and dilation={dilation} must be at least 1.")
-    if padding not in ("SAME", "VALID"):
+    if isinstance(padding, str) and padding not in ("SAME", "VALID"):
         raise ValueError(f"{name}: padding={padding!r} is unknown; choose SAME or VALID.")
+    if not isinstance(padding, str) and min(*padding[0], *padding[1]) < 0:
+        raise ValueError(f"{name}: padding={padding} must not be negative.")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"{name}: implementation={implementation!r} is unknown; choose one of "
@@ -73,31 +79,38 @@ def _lax_conv(
     )
 
 
-def explicit_pads(x: Array, kernel: Array, stride: int, padding: str, dilation: int) -> Pads:
+def explicit_pads(x: Array, kernel: Array, stride: int, padding: str | Pads, dilation: int) -> Pads:
     """Rows and columns that SAME and VALID add, as XLA defines them.
 
     Args:
       x: ``[N, H, W, in]``.
       kernel: ``[kh, kw, ...]``.
       stride: step in both directions.
-      padding: "SAME" or "VALID".
+      padding: "SAME" or "VALID"; what is explicit already stays.
       dilation: step between the taps of the kernel.
 
     Returns:
       ((above, below), (left, right)).
     """
+    if not isinstance(padding, str):
+        return padding
     reach = [(k - 1) * dilation + 1 for k in kernel.shape[:2]]
     rows, columns = lax.padtype_to_pads(x.shape[1:3], reach, (stride, stride), padding)
     return (rows[0], rows[1]), (columns[0], columns[1])
 
 
-def _is_empty(x: Array, kernel: Array, padding: str, dilation: int) -> bool:
+def _is_empty(x: Array, kernel: Array, padding: str | Pads, dilation: int) -> bool:
     """Whether there is no output: nothing to compute, or a kernel larger than the image."""
-    reach = [(k - 1) * dilation + 1 for k in kernel.shape[:2]]
-    too_large = reach[0] > x.shape[1] or reach[1] > x.shape[2]
     # Compared one by one, for a symbolic batch size has no order among numbers.
-    none = any(side == 0 for side in (*x.shape, *kernel.shape))
-    return none or (padding == "VALID" and too_large)
+    if any(side == 0 for side in (*x.shape, *kernel.shape)):
+        return True
+    if padding == "SAME":
+        return False
+    pads = explicit_pads(x, kernel, 1, padding, dilation)
+    return any(
+        (kernel.shape[axis] - 1) * dilation + 1 > x.shape[axis + 1] + sum(pads[axis])
+        for axis in (0, 1)
+    )
 
 
 def conv2d(
@@ -105,7 +118,7 @@ def conv2d(
     kernel: Array,
     *,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | Pads = "SAME",
     dilation: int = 1,
     implementation: str = "auto",
 ) -> Array:
@@ -115,13 +128,13 @@ def conv2d(
       x: ``[N, H, W, in]``.
       kernel: ``[kh, kw, in, out]``, the dtype of ``x``.
       stride: step in both directions.
-      padding: "SAME" or "VALID".
+      padding: "SAME" or "VALID" as XLA defines them, or ((above, below), (left, right)).
       dilation: step between the taps of the kernel, in both directions.
       implementation: "auto" (the fastest of this platform), "xla" (no compiled kernels)
         or "lax" (the plain convolution everywhere).
 
     Returns:
-      ``[N, H', W', out]``. With a stride or dilation above 1 it is the plain convolution.
+      ``[N, H', W', out]``. With a dilation above 1 it is the plain convolution.
 
     Raises:
       ValueError: for shapes that do not fit or an unknown option.
@@ -131,11 +144,13 @@ def conv2d(
         raise ValueError(
             f"conv2d: kernel {kernel.shape} takes {kernel.shape[2]} channels, x has {x.shape[3]}."
         )
-    plain = stride != 1 or dilation != 1 or _is_empty(x, kernel, padding, dilation)
-    if implementation == "lax" or plain:
+    if implementation == "lax" or dilation != 1 or _is_empty(x, kernel, padding, dilation):
         return _lax_conv(x, kernel, stride, padding, 1, dilation)
     native = implementation == "auto" and calls.usable(x, kernel)
-    return _conv2d(x, kernel, explicit_pads(x, kernel, 1, padding, 1), native)
+    pads = explicit_pads(x, kernel, stride, padding, 1)
+    if stride == 1:
+        return _conv2d(x, kernel, pads, native)
+    return (_strided if native else _plain_strided)(x, kernel, stride, pads)
 
 
 def depthwise_conv2d(
@@ -143,7 +158,7 @@ def depthwise_conv2d(
     kernel: Array,
     *,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | Pads = "SAME",
     dilation: int = 1,
     implementation: str = "auto",
 ) -> Array:
@@ -153,7 +168,7 @@ def depthwise_conv2d(
       x: ``[N, H, W, C]``.
       kernel: ``[kh, kw, 1, C * multiplier]``, the dtype of ``x``.
       stride: step in both directions.
-      padding: "SAME" or "VALID".
+      padding: as for ``conv2d``.
       dilation: step between the taps of the kernel, in both directions.
       implementation: as for ``conv2d``.
 
@@ -382,3 +397,74 @@ def _conv2d_backward(
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+# --- standard, with a stride ------------------------------------------------------------
+
+_FEW_CHANNELS = 16  # below, the compiled kernels have little to do for each pixel
+_NO_PADS: Pads = ((0, 0), (0, 0))
+
+
+def _unit_strides(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    """A strided convolution written as convolutions of stride 1.
+
+    Output o reads the pixels ``stride * o + tap``: taps i, i + stride, ... are a convolution of
+    the pixels i, i + stride, ..., and the sum over i in both directions is the result, with
+    nothing computed in vain. Of an image with few channels these convolutions are too thin:
+    there, ``stride`` x ``stride`` pixels become the channels of one.
+    """
+    n, height, width, channels = x.shape
+    kh, kw, _, out = kernel.shape
+    (top, bottom), (left, right) = pads
+    rows = (height + top + bottom - kh) // stride + 1
+    columns = (width + left + right - kw) // stride + 1
+    reach_h, reach_w = -(-kh // stride), -(-kw // stride)
+    h, w = rows + reach_h - 1, columns + reach_w - 1
+    # The last numbers may be below 0, for pixels that no output reads.
+    margins = (top, h * stride - height - top, 0), (left, w * stride - width - left, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *margins, (0, 0, 0)))
+    if channels < _FEW_CHANNELS and max(reach_h, reach_w) > 1:
+        kernel = jnp.pad(kernel, ((0, -kh % stride), (0, -kw % stride), (0, 0), (0, 0)))
+        kernel = kernel.reshape(reach_h, stride, reach_w, stride, channels, out)
+        kernel = kernel.swapaxes(1, 2).reshape(reach_h, reach_w, -1, out)
+        x = x.reshape(n, h, stride, w, stride, channels).swapaxes(2, 3)
+        x = x.reshape(n, h, w, stride**2 * channels)
+        return _conv2d(x, kernel, _NO_PADS, True)
+    terms = []
+    for i in range(min(stride, kh)):
+        for j in range(min(stride, kw)):
+            taps = kernel[i::stride, j::stride]
+            part = x[:, i::stride, j::stride]
+            part = part[:, : rows + taps.shape[0] - 1, : columns + taps.shape[1] - 1]
+            terms.append(_conv2d(part, taps, _NO_PADS, True))
+    return functools.reduce(jnp.add, terms)
+
+
+def _plain_strided(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    return _lax_conv(x, kernel, stride, pads, 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _strided(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    cpu = functools.partial(_unit_strides, stride=stride, pads=pads)
+    plain = functools.partial(_plain_strided, stride=stride, pads=pads)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
+
+
+def _strided_forward(
+    x: Array, kernel: Array, stride: int, pads: Pads
+) -> tuple[Array, tuple[Array, Array]]:
+    return _strided(x, kernel, stride, pads), (x, kernel)
+
+
+def _strided_backward(
+    stride: int, pads: Pads, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    def pull(form: Any) -> Any:  # the values of the convolution are not used, so not computed
+        form = functools.partial(form, stride=stride, pads=pads)
+        return lambda x, kernel, g: jax.vjp(form, x, kernel)[1](g)
+
+    return lax.platform_dependent(*saved, g, cpu=pull(_unit_strides), default=pull(_plain_strided))
+
+
+_strided.defvjp(_strided_forward, _strided_backward)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from wlsrl_jax import train_step as steps
+from wlsrl_jax.architectures import Network, make_network
 from wlsrl_jax.class_weights import class_weights
 from wlsrl_jax.data.datasets import Dataset, load_dataset
 from wlsrl_jax.data.sampling import epoch_labels
 from wlsrl_jax.data.splits import SPLITS
 from wlsrl_jax.data.transforms import Augmentation
 from wlsrl_jax.losses import LOSSES, make_loss
-from wlsrl_jax.model import DualStream, make_model
 from wlsrl_jax.optimizer import learning_rate_schedule, make_optimizer
 from wlsrl_jax.sharding import check_batch_size, make_mesh
 from wlsrl_jax.tasks import Task, class_counts, make_tasks
@@ -47,7 +47,7 @@ class Run:
     config: Any
     dataset: Dataset
     tasks: tuple[Task, ...]
-    model: DualStream
+    model: Network
     losses: dict[str, steps.LossFn]
     class_weights: dict[str, list[float]]
     optimizer: optax.GradientTransformation
@@ -93,18 +93,18 @@ class Run:
         return max(1, round(epochs * self.steps_per_epoch))
 
 
-def build_model(config: Any, tasks: tuple[Task, ...]) -> DualStream:
+def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:
     """The network of a config with one head a task.
 
     Raises:
       ValueError: names the field of ``config.model`` that is wrong.
     """
     fields = dict(config.model)
-    preset, dtype = fields.pop("preset"), fields.pop("dtype")
+    dtype = fields.pop("dtype")
     if dtype not in DTYPES:
         raise ValueError(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
     heads = {task.name: task.num_classes for task in tasks}
-    return make_model(preset, heads, dtype=DTYPES[dtype], **fields)
+    return make_network(heads=heads, dtype=DTYPES[dtype], **fields)
 
 
 def build_losses(

@@ -11,8 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from wlsrl_jax import checkpoint
+from wlsrl_jax.architectures import Network
 from wlsrl_jax.defaults import completed
-from wlsrl_jax.model import DualStream
 from wlsrl_jax.setup_run import CHANNELS, build_model
 from wlsrl_jax.tasks import Task
 from wlsrl_jax.train_step import make_predict_step
@@ -37,7 +37,7 @@ class TrainedRun:
     config: Any
     data: dict[str, Any]
     tasks: tuple[Task, ...]
-    model: DualStream
+    model: Network
     variables: dict[str, Any]
 
     @property

@@ -157,7 +157,8 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
     Raises:
       ValueError: names each field that differs, with both values.
     """
-    old, new = flatten(completed(read_json(path))), flatten(config)
+    # As JSON has them: a tuple of the config is a list in the file.
+    old, new = flatten(_plain(completed(read_json(path)))), flatten(_plain(config))
     free = tuple(f"{name}." for name in FREE_FIELDS)
     differs = [
         f"  config.{name}: {old.get(name)!r} there, {new.get(name)!r} now"

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wlsrl_jax.architectures import Network
 from wlsrl_jax.explain.grad_cam import check_arguments
 from wlsrl_jax.explain.integrated_gradients import blurred
-from wlsrl_jax.model import DualStream
 from wlsrl_jax.train_step import normalize
 
 
@@ -43,7 +43,7 @@ def centred_gaussian(height: int, width: int) -> np.ndarray:
 
 
 def deletion_insertion(
-    model: DualStream,
+    model: Network,
     variables: Any,
     images: np.ndarray,
     heat: np.ndarray,
@@ -110,7 +110,7 @@ def deletion_insertion(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _curves(
-    model: DualStream,
+    model: Network,
     task: str,
     variables: Any,
     images: jax.Array,

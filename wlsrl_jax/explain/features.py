@@ -9,26 +9,27 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from wlsrl_jax.model import STREAMS, Conv, DualStream, Stream
+from wlsrl_jax.architectures import Network
+from wlsrl_jax.model import Conv, Stream
+from wlsrl_jax.resnet import BasicBlock, ResNetTrunk
 from wlsrl_jax.train_step import normalize
-
-
-def stream_names(model: DualStream) -> tuple[str, ...]:
-    """The trunks that a network has: "separable", "standard" or both."""
-    return STREAMS[model.streams]
 
 
 def _site(module: Any, stage: int, last: int) -> str | None:
     """The stream whose stage output passes here: its result, or what the next stage reads."""
     if stage == last:
-        return module.name if isinstance(module, Stream) else None
+        return module.name if isinstance(module, Stream | ResNetTrunk) else None
     block = f"stage{stage + 1}_block0"  # its first convolution; a pointwise one is its second
-    enters = isinstance(module, Conv) and module.name in (f"{block}_conv", f"{block}_depthwise")
+    enters = (
+        module.name == block
+        if isinstance(module, BasicBlock)
+        else isinstance(module, Conv) and module.name in (f"{block}_conv", f"{block}_depthwise")
+    )
     return module.parent.name if enters else None
 
 
 def forward(
-    model: DualStream,
+    model: Network,
     variables: Any,
     images: jax.Array,
     stage: int,
@@ -69,7 +70,7 @@ def forward(
 
 
 def features_and_gradients(
-    model: DualStream,
+    model: Network,
     variables: Any,
     images: jax.Array,
     stage: int,

@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wlsrl_jax.explain.features import features_and_gradients, stream_names
-from wlsrl_jax.model import DualStream
+from wlsrl_jax.architectures import Network, stream_names
+from wlsrl_jax.explain.features import features_and_gradients
 
 METHODS = ("layer_cam", "grad_cam")
 
 
 def grad_cam(
-    model: DualStream,
+    model: Network,
     variables: Any,
     images: jax.Array | np.ndarray,
     task: str,
@@ -36,7 +36,7 @@ def grad_cam(
 ) -> dict[str, np.ndarray]:
     """Maps of what speaks for a class of a task.
 
-    "fused" is the sum over both streams before it is scaled: the streams' shares of the
+    "fused" is the sum over the streams before it is scaled: the streams' shares of the
     logit, which the gradient weighs as the network fuses them. Each map is scaled to its own
     largest value, so maps compare within an image, not between images. Where nothing
     speaks for the class the map is 0 everywhere.
@@ -50,7 +50,7 @@ def grad_cam(
       method: "layer_cam" or "grad_cam".
 
     Returns:
-      Stream ("separable", "standard": those that the model has) and "fused" -> float32
+      Stream (see ``architectures.stream_names``) and "fused" -> float32
       ``[B, H, W]`` in 0..1.
 
     Raises:
@@ -64,7 +64,7 @@ def grad_cam(
 
 
 def check_arguments(
-    model: DualStream, images: Any, task: str, classes: Any
+    model: Network, images: Any, task: str, classes: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks what is to be explained.
 
@@ -119,7 +119,7 @@ def class_logit(logits: jax.Array, classes: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _maps(
-    model: DualStream,
+    model: Network,
     method: str,
     task: str,
     variables: Any,

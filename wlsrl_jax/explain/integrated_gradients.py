@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wlsrl_jax.architectures import Network
 from wlsrl_jax.explain.grad_cam import check_arguments, class_logit
-from wlsrl_jax.model import DualStream
 from wlsrl_jax.train_step import normalize
 
 BLUR = 1 / 8
@@ -34,7 +34,7 @@ def blurred(images: np.ndarray, fraction: float = BLUR) -> np.ndarray:
 
 
 def integrated_gradients(
-    model: DualStream,
+    model: Network,
     variables: Any,
     images: np.ndarray,
     task: str,
@@ -93,7 +93,7 @@ def integrated_gradients(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _integrate(
-    model: DualStream,
+    model: Network,
     task: str,
     variables: Any,
     end: jax.Array,
