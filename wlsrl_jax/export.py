@@ -52,7 +52,7 @@ def serialize(run: TrainedRun) -> bytes:
     # accelerators get the plain convolution (``ops.py``).
     config = run.config.copy_and_resolve_references()
     config.model.conv_implementation = "xla"
-    predict = make_predict_step(build_model(config, run.tasks))
+    predict = make_predict_step(build_model(config, run.tasks), mirror=config.eval.mirror)
     variables = jax.tree.map(jnp.asarray, run.variables)
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.uint8)
@@ -133,7 +133,14 @@ def export_run(
         files.append(("preprocess.py", inspect.getsource(preprocess).encode()))
     if onnx:
         notes = {"note": description["note"], "use": description["use"]}
-        content = onnx_model(run.model, run.variables, run.tasks, run.image_shape, notes)
+        content = onnx_model(
+            run.model,
+            run.variables,
+            run.tasks,
+            run.image_shape,
+            notes,
+            mirror=run.config.eval.mirror,
+        )
         files.append(("model.onnx", content))
     output.mkdir(parents=True, exist_ok=True)
     for name, content in files:

@@ -148,6 +148,8 @@ def onnx_model(
     tasks: Sequence[Task],
     image_shape: tuple[int, int, int],
     notes: Mapping[str, str],
+    *,
+    mirror: bool = False,
 ) -> bytes:
     """Writes a network as ONNX.
 
@@ -157,6 +159,7 @@ def onnx_model(
       tasks: in the order of the outputs.
       image_shape: (height, width, channels) of the input.
       notes: metadata of the file.
+      mirror: see ``train_step.make_predict_step``.
 
     Returns:
       A serialized, checked model with the input "images", uint8 ``[batch, H, W, C]``, and an
@@ -176,11 +179,20 @@ def onnx_model(
     x = graph.add("Sub", x, graph.constant(np.float32(127.5)))
     x = graph.add("Div", x, graph.constant(np.float32(64.0)))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    if mirror:  # as one batch, so that the weights are in the file once
+        ends = [graph.constant(np.asarray([n])) for n in (-1, -(2**31), 3, -1)]
+        x = graph.add("Concat", x, graph.add("Slice", x, *ends), axis=0)
     x = _features(graph, x, model, params, stats)
     x = graph.add("Relu", graph.dense(x, params["shared"]))
     for task in tasks:
         logits = graph.dense(x, params[f"head_{task.name}"])
-        graph.add("Softmax", logits, name=task.name, axis=1)
+        if not mirror:
+            graph.add("Softmax", logits, name=task.name, axis=1)
+            continue
+        both = graph.add("Softmax", logits, axis=1)
+        both = graph.add("Reshape", both, graph.constant(np.asarray([2, -1, task.num_classes])))
+        first = graph.constant(np.asarray([0]))
+        graph.add("ReduceMean", both, first, name=task.name, keepdims=0)
     built = helper.make_model(
         helper.make_graph(
             graph.nodes,

@@ -128,7 +128,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     mesh = make_mesh(config.mesh.fsdp)
     check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     predictions = evaluate.predict_split(
-        jax.jit(steps.make_predict_step(run.model)),
+        jax.jit(steps.make_predict_step(run.model, mirror=own.eval.mirror)),
         run.variables,
         dataset.splits[split],
         tasks,

@@ -195,7 +195,7 @@ def _train(
         iterator.set_state({"next_index": restored.global_batches})
         history = checkpoint.read_history(workdir, step)
         processes.say(f"going on from step {step} of {run.total_steps}")
-    predict = jax.jit(steps.make_predict_step(run.model))
+    predict = jax.jit(steps.make_predict_step(run.model, mirror=config.eval.mirror))
     example_ids.forget_after(workdir, step)
     eval_every = run.every(config.eval.every_epochs)
 

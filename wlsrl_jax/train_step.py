@@ -186,11 +186,15 @@ def make_train_step(
     return step_fn
 
 
-def make_predict_step(model: nn.Module) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+def make_predict_step(
+    model: nn.Module, *, mirror: bool = False
+) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
     """Builds the forward pass of evaluation.
 
     Args:
       model: module returning task -> logits ``[B, C]``.
+      mirror: whether an image's probabilities are the mean of its own and those of its left-right
+        mirror image: the other eye's view, which has the same disease.
 
     Returns:
       A pure function of (variables, uint8 images ``[B, H, W, C]``) giving task ->
@@ -201,4 +205,8 @@ def make_predict_step(model: nn.Module) -> Callable[[Any, jax.Array], dict[str, 
         logits: Any = model.apply(variables, normalize(images), train=False)
         return {task: jax.nn.softmax(z.astype(jnp.float32)) for task, z in logits.items()}
 
-    return predict
+    def predict_both(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+        own, other = predict(variables, images), predict(variables, images[:, :, ::-1])
+        return jax.tree.map(lambda a, b: (a + b) / 2.0, own, other)
+
+    return predict_both if mirror else predict

@@ -52,7 +52,7 @@ class TrainedRun:
 
     def predictor(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Compiled function of uint8 images ``[B, H, W, C]`` giving task -> probabilities."""
-        step = jax.jit(make_predict_step(self.model))
+        step = jax.jit(make_predict_step(self.model, mirror=self.config.eval.mirror))
         variables = jax.device_put(self.variables)
         return lambda images: step(variables, images)
 
