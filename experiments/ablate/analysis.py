@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.grid import Cell, Grid
+from ablate.pool import pooled
 from ablate.record import Record, json_path, read_record
 from ablate.statistics import Estimate, Sample, estimate, holm
 from wlsrl_jax import __version__
@@ -122,7 +123,15 @@ def analyse(
     _check_test_sets(records.values())
     cache = directory / "cache"
     cache.mkdir(exist_ok=True)
-    samples = {c: _samples(grid, cells, records, replicates, cache) for c, cells in members.items()}
+    tested = {condition: _of(cells, records) for condition, cells in members.items()}
+    if grid.pooled:
+        tested = {
+            condition: pooled(
+                found, len({c.overrides.get("data.fold") for c in members[condition]})
+            )
+            for condition, found in tested.items()
+        }
+    samples = {c: _samples(grid, found, replicates, cache) for c, found in tested.items()}
     raw: dict[tuple[Condition, Key], Estimate] = {}
     for condition in members:
         baseline = baseline_of(grid, condition)
@@ -183,15 +192,11 @@ BySeed = dict[Any, Sample]
 
 
 def _samples(
-    grid: Grid,
-    cells: Sequence[Cell],
-    records: Mapping[str, Record],
-    replicates: int,
-    cache: Path,
+    grid: Grid, records: Sequence[Record], replicates: int, cache: Path
 ) -> dict[Key, dict[Any, BySeed]]:
     """(task, metric) -> fold -> seed -> sample."""
     found: dict[Key, dict[Any, BySeed]] = {}
-    for record in _of(cells, records):
+    for record in records:
         weights = record.document["config"]["task_weights"]
         for task in record.tasks:
             wanted = grid.metrics.get(task.name, ())

@@ -54,6 +54,8 @@ class Grid:
       metrics: task -> metrics that the tables show.
       baseline: label values of what the others are compared with. The baseline of a condition
         has these values and, in all other columns, those of the condition.
+      pooled: whether metrics are of the out-of-fold predictions of all folds together, instead of
+        means over folds.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Grid:
     cells: tuple[Cell, ...]
     metrics: Mapping[str, Sequence[str]]
     baseline: Mapping[str, Any]
+    pooled: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:

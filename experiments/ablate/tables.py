@@ -78,9 +78,14 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
     if analysis.groups != analysis.images:
         tested += f" in {analysis.groups} groups"
     over = f"{analysis.seeds} seeds" if analysis.seeds > 1 else "one seed"
-    over += f" and {analysis.folds} folds" if analysis.folds > 1 else ""
+    over += f" and {analysis.folds} folds" if analysis.folds > 1 and not grid.pooled else ""
     both = f"seeds and {unit}" if analysis.seeds > 1 else f"{unit} alone, not over seeds"
     found = [PHANTOM_NOTE + "."] if analysis.phantom else []
+    if grid.pooled:
+        found.append(
+            f"Every value is of the out-of-fold predictions of {analysis.folds} folds together, "
+            "each image predicted once, by a network that saw no image of its patient."
+        )
     found += [
         grid.description,
         f"Mean over {over}, {tested}; in brackets the 95% interval over {both} (hierarchical "

@@ -1,0 +1,92 @@
+"""Out-of-fold predictions are pooled before a metric is computed."""
+
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from tests.tiny import ROOT
+
+sys.path.insert(0, str(ROOT / "experiments"))
+from ablate import analysis  # noqa: E402
+from ablate.grid import Grid, cells, seeds  # noqa: E402
+from ablate.pool import pooled  # noqa: E402
+from ablate.record import Record  # noqa: E402
+from ablate.tables import markdown  # noqa: E402
+
+from wlsrl_jax.tasks import make_tasks  # noqa: E402
+
+TASKS = make_tasks("oct", ("AMD", "DME", "NO"), "NO")
+FOLDS = {k: {"data.fold": k} for k in range(3)}
+LOSSES = {"ce": {"loss.name": "ce"}, "ls": {"loss.name": "ls"}}
+
+
+def make_record(name, fold, seed, count=17):
+    rng = np.random.default_rng([fold, 7])
+    labels = {t.name: rng.integers(0, t.num_classes, count) for t in TASKS}
+    own = np.random.default_rng([fold, seed, len(name), 9])
+    probabilities = {
+        t.name: own.dirichlet(np.ones(t.num_classes), count).astype(np.float32) for t in TASKS
+    }
+    document = {
+        "config": {"seed": seed, "data": {"fold": fold}, "task_weights": {"TO1": 1.0, "TO2": 1.0}},
+        "predictions_sha256": f"{name}{fold}{seed}", "dataset": "octdl", "has_patient_ids": True,
+        "phantom": False, "seconds": 2.0, "starts": 1,
+        "machine": {"processor": "P", "cores": 2, "devices": ["cpu:0"]},
+    }  # fmt: skip
+    ids = np.sort(rng.choice(10_000, count, replace=False)) * 3 + fold
+    groups = ids // 60 * 3 + fold
+    return Record(name, document, TASKS, ids.astype("u8"), groups.astype("u8"), labels,
+                  probabilities)  # fmt: skip
+
+
+def test_every_image_once_and_only_complete_seeds():
+    parts = [make_record("a", fold, seed) for seed in (0, 1) for fold in (2, 0, 1)]
+    (whole,) = pooled(parts[:5], 3)
+    assert whole.document["config"]["seed"] == 0
+    assert (np.diff(whole.ids.astype(int)) > 0).all() and whole.ids.size == 51
+    for part in parts[:3]:
+        at = np.searchsorted(whole.ids, part.ids)
+        np.testing.assert_array_equal(whole.groups[at], part.groups)
+        for t in TASKS:
+            np.testing.assert_array_equal(whole.labels[t.name][at], part.labels[t.name])
+            np.testing.assert_array_equal(
+                whole.probabilities[t.name][at], part.probabilities[t.name]
+            )
+    assert len(pooled(parts, 3)) == 2
+
+
+def test_an_image_in_two_folds_is_refused():
+    twice = [make_record("a", 0, 0), make_record("b", 0, 0)]
+    with pytest.raises(ValueError, match="records a, b: an image is in the test set of two"):
+        pooled(twice, 2)
+
+
+def test_the_tables_hold_the_metrics_of_all_folds_together(tmp_path, monkeypatch):
+    grid = Grid(
+        name="pooled", config="configs/oct.py:octdl", description="A test.", common={},
+        cells=cells(loss=LOSSES, fold=FOLDS, seed=seeds(1)),
+        metrics={"TO1": ("macro_f1", "balanced_accuracy")}, baseline={"loss": "ce"}, pooled=True,
+    )  # fmt: skip
+    records = {c.name: make_record(c.labels["loss"], c.labels["fold"], 0) for c in grid.cells}
+    (tmp_path / "records").mkdir()
+    for name in records:
+        (tmp_path / "records" / f"{name}.json").write_text("{}")
+    monkeypatch.setattr(analysis, "read_record", lambda directory, name: records[name])
+    states = dict.fromkeys(records, "finished")
+    found = analysis.analyse(grid, tmp_path, states, replicates=50)
+    for row in found.rows:
+        mine = [records[c.name] for c in grid.cells if c.condition == row.condition]
+        truth = np.concatenate([r.labels["TO1"] for r in mine])
+        said = np.concatenate([r.probabilities["TO1"].argmax(axis=1) for r in mine])
+        assert row.values["TO1", "macro_f1"].value == pytest.approx(
+            f1_score(truth, said, average="macro")
+        )
+        assert row.values["TO1", "balanced_accuracy"].value == pytest.approx(
+            balanced_accuracy_score(truth, said)
+        )
+    assert (found.images, found.folds) == (51, 3)
+    text = markdown(grid, found)
+    assert "out-of-fold predictions of 3 folds together" in text and "3 of 3" in text
+    assert "one seed, 51 test images" in text
