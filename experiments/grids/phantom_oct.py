@@ -2,7 +2,7 @@
 
 python experiments/ablation.py --grid=phantom_oct --output=runs/ablation-phantom_oct
 
-The whole grid takes a quarter of an hour on two cores. A rehearsal, no evidence.
+A rehearsal, no evidence.
 """
 
 from ablate.axes import BASELINES, STREAMS, WLSRL
