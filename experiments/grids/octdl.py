@@ -6,7 +6,7 @@ python experiments/ablation.py --grid=octdl --output=runs/ablation-octdl --data_
 Only the losses differ between cells of a stream, and only the streams between cells of a loss.
 """
 
-from ablate.axes import BASELINES, STREAMS, WLSRL
+from ablate.axes import BASELINES, OCTDL_REDUCED, STREAMS, WLSRL
 from ablate.grid import Grid, cells, seeds
 
 
@@ -21,17 +21,8 @@ def get_grid() -> Grid:
     return Grid(
         name="octdl",
         config="configs/oct.py:octdl",
-        description=(
-            "OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, preset small instead "
-            "of medium, 20 epochs of 30."
-        ),
-        common={
-            "data.height": 64,
-            "data.width": 128,
-            "model.preset": "small",
-            "num_epochs": 20.0,
-            "eval.every_epochs": 2.0,
-        },
+        description=("OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, 40 epochs."),
+        common=OCTDL_REDUCED,
         cells=(
             *cells(loss={**BASELINES, **wlsrl}, streams=both, fold=fold, seed=seeds(3)),
             *cells(loss=few, streams=alone, fold=fold, seed=seeds(3)),

@@ -7,7 +7,7 @@ r"""OCTDL: smoothing, class weights, variants of WLSRL, and one task instead of 
 Every row is compared with cross-entropy on both tasks; size and schedule are those of octdl.py.
 """
 
-from ablate.axes import BASELINES, WLSRL
+from ablate.axes import BASELINES, OCTDL_REDUCED, WLSRL
 from ablate.grid import Axis, Grid, cells, seeds
 
 SMOOTHING: Axis = {f"smoothing {e}": {"loss.smoothing": e} for e in (0.05, 0.2, 0.3)}
@@ -37,16 +37,10 @@ def get_grid() -> Grid:
         name="octdl_details",
         config="configs/oct.py:octdl",
         description=(
-            "OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, preset small instead "
-            "of medium, 20 epochs of 30. Default: both tasks, smoothing 0.1, inverse weights."
+            "OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, "
+            "40 epochs. Default: both tasks, smoothing 0.1, inverse weights."
         ),
-        common={
-            "data.height": 64,
-            "data.width": 128,
-            "model.preset": "small",
-            "num_epochs": 20.0,
-            "eval.every_epochs": 2.0,
-        },
+        common=OCTDL_REDUCED,
         cells=tuple(
             cell
             for losses, details in parts
