@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wlsrl_jax import processes
+from wlsrl_jax import packed, pretrained, processes
 from wlsrl_jax.sharding import state_sharding
 from wlsrl_jax.workdir import read_json, write_json
 
@@ -373,8 +373,8 @@ def read_weights(workdir: Path) -> dict[str, Any]:
     """Reads the averaged weights that a run's results were made with.
 
     Args:
-      workdir: of the run. If it is not finished, the best checkpoint so far is read, or
-        the newest when none has been evaluated.
+      workdir: of the run, a packed run, or "pretrained:NAME". If a run is not finished, the
+        best checkpoint so far is read, or the newest when none has been evaluated.
 
     Returns:
       {"params": ..., "batch_stats": ...} as host arrays.
@@ -382,8 +382,11 @@ def read_weights(workdir: Path) -> dict[str, Any]:
     Raises:
       ValueError: if there is no such checkpoint or it cannot be read, naming it.
     """
+    workdir = pretrained.resolve(workdir)
     if not workdir.is_dir():
         raise ValueError(f"{workdir} is not a workdir: there is no such directory.")
+    if packed.is_packed(workdir):
+        return packed.read_weights(workdir)
     directory = workdir / "checkpoints"
     steps = saved_steps(directory)
     if not steps:

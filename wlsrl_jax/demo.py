@@ -1,10 +1,11 @@
 """A page in the browser: drop an image, see what a run says about it and where it looked.
 
-    python -m wlsrl_jax.demo --workdir=RUN [--port=7860]
+    python -m wlsrl_jax.demo [--workdir=RUN] [--port=7860]
 
 Served by Gradio on this machine only (127.0.0.1), without analytics, and with nothing fetched from
 elsewhere, so that it works where there is no network. What is dropped lies in a temporary folder
-until the server ends, ten minutes at the most. Research use only.
+until the server ends, ten minutes at the most. Without ``--workdir``, the model that comes with the
+package answers. Research use only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import importlib
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +30,9 @@ from wlsrl_jax.data.images import MAX_BYTES, BadImageError
 from wlsrl_jax.explain.grad_cam import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.model_input import input_spec, read_input
+from wlsrl_jax.pretrained import DEFAULT
 from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.trained import TrainedRun, load_trained
+from wlsrl_jax.trained import TrainedRun, introduction, load_trained
 
 DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
 _KEPT_SECONDS = 600  # what was dropped
@@ -134,6 +137,8 @@ def build_page(run: TrainedRun) -> Any:
         gr.Markdown(f"# Retinal grading: {kind}\n**{DISCLAIMER}**")
         if run.data["phantom"]:
             gr.Markdown(f"**{PHANTOM_NOTE}**")
+        if line := introduction(run):
+            gr.Markdown(line)
         file = gr.File(label=f"Drop one {kind}", height=140, elem_id="file")
         frame = gr.Number(1, precision=0, minimum=1, visible=False, elem_id="frame")
         outputs = [frame, gr.Markdown(elem_id="warning")]
@@ -202,11 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m wlsrl_jax.demo",
         description=f"A page in the browser that grades an image. {DISCLAIMER}",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument(
+        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args(argv)
     import_gradio()
     run = load_trained(args.workdir)
+    if line := introduction(run):
+        print(line, file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is emptied
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

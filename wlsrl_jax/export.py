@@ -153,7 +153,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.export", description="A model as one file."
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--overwrite", action="store_true", help="replace another model there")

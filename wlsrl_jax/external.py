@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from wlsrl_jax import environment, evaluate, processes
+from wlsrl_jax import environment, evaluate, pretrained, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
-from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.datasets import Dataset, is_same_data, load_dataset
 from wlsrl_jax.data.preprocess import describe
 from wlsrl_jax.preemption import StopRequest
 from wlsrl_jax.results import print_results, results_document
@@ -91,7 +91,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
 
     Args:
       config: ``config.eval`` says on what; everything else is the run's own.
-      workdir: a finished run.
+      workdir: a finished run, a packed one, or "pretrained:NAME".
       stop: looked at between batches.
 
     Returns:
@@ -101,6 +101,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
       ValueError: if the workdir holds no run or a field is wrong.
     """
     check_fields(config)
+    workdir = pretrained.resolve(workdir)
     processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
     if not (workdir / "metrics.json").exists():
         raise ValueError(f"--workdir={workdir} holds no finished run; train it first.")
@@ -114,7 +115,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         data.fold = own.data.fold if name == saved["dataset"] else -1  # folds are of one set
     dataset = load_dataset(data, own.modality)
     _check_steps(workdir, saved.get("preprocess", ()), dataset)
-    if name == saved["dataset"] and dataset.fingerprint != saved["fingerprint"]:
+    if name == saved["dataset"] and not is_same_data(saved, dataset):
         raise ValueError(
             f"{name} has been prepared anew since {workdir} was trained, so its test images may "
             "have been trained on. Restore that preparation, or train again."
@@ -146,9 +147,9 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         task_weights=own.task_weights,
         selected=read_json(workdir / "metrics.json")["selected"],
     )
-    output = workdir / f"evaluation-{name}-{split}"
     if not processes.is_primary():
         return document
+    output = pretrained.results_dir(workdir) / f"evaluation-{name}-{split}"
     output.mkdir(exist_ok=True)
     evaluate.write_predictions(output / "predictions.csv", tasks, {split: predictions})
     write_json(output / "metrics.json", document)

@@ -1,10 +1,12 @@
-"""Probabilities of image files, by a finished run.
+"""Probabilities of image files, by a finished run or the model that comes with the package.
 
+    python -m wlsrl_jax.predict PATH...
     python -m wlsrl_jax.predict --workdir=RUN --output=FILE.csv PATH...
 
 A path is a file, a folder, a pattern, or a CSV list with a column "path" (``image_list.py``). The
 output has the columns "path" and ``TASK/CLASS``; killed half-way, the same command goes on
-(``prediction_file.py``). Images are made ready exactly as prepared data are.
+(``prediction_file.py``); without ``--output`` it goes to standard output. Images are made ready
+exactly as prepared data are.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import collections
 import hashlib
 import os
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,8 +41,9 @@ from wlsrl_jax.image_list import Item, find_images
 from wlsrl_jax.model_input import InputSpec, ModelInput, input_spec, read_input
 from wlsrl_jax.prediction_file import PredictionFile
 from wlsrl_jax.preemption import EXIT_PREEMPTED
+from wlsrl_jax.pretrained import DEFAULT
 from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.trained import TrainedRun, load_trained
+from wlsrl_jax.trained import TrainedRun, introduction, load_trained
 from wlsrl_jax.workdir import read_json
 
 EXIT_SOME_BAD = 1
@@ -206,8 +210,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Probabilities of image files, by a finished run. Research use only.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, patterns, CSVs")
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
-    parser.add_argument("--output", type=Path, required=True, help="FILE.csv or FILE.parquet")
+    parser.add_argument(
+        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument("--output", type=Path, help="FILE.csv or FILE.parquet; default: printed")
     parser.add_argument("--calibrated", action="store_true", help="temperature-scaled")
     parser.add_argument("--overlays", type=Path, help="folder for pictures of what was looked at")
     parser.add_argument("--batch_size", type=int, default=32)
@@ -227,7 +233,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1.")
+    if args.output:
+        return _predict(args, args.output)
+    with tempfile.TemporaryDirectory(prefix="wlsrl_jax_predict_") as folder:
+        output = Path(folder) / "predictions.csv"
+        status = _predict(args, output)
+        if output.exists():
+            sys.stdout.write(output.read_text(encoding="utf-8"))
+    return status
+
+
+def _predict(args: argparse.Namespace, output: Path) -> int:
     run = load_trained(args.workdir)
+    if line := introduction(run):
+        print(line, file=sys.stderr, flush=True)
     listed = find_images(args.paths)
     console = Console(stderr=True, highlight=False)
     if listed.ignored:
@@ -245,17 +264,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     note = PHANTOM_NOTE if run.data["phantom"] else ""
     columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
     with PredictionFile(
-        args.output, columns, identity, {"note": note, "workdir": str(args.workdir)}
+        output, columns, identity, {"note": note, "workdir": str(args.workdir)}
     ) as file:
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:
             if todo:
                 raise ValueError(
-                    f"{args.output} is complete and lacks {len(todo)} images of this command, such "
+                    f"{output} is complete and lacks {len(todo)} images of this command, such "
                     f"as {todo[0].name}; use another --output."
                 )
-            print(f"{args.output}: complete, {len(file.done) - file.bad_count} images")
-            return _status(file, args.on_bad_file)
+            print(f"{output}: complete, {len(file.done) - file.bad_count} images")
+            return _status(file, args)
         if file.done:
             console.print(f"going on: {len(file.done)} images are done")
         draw = _overlays(run, args.overlays, listed.items) if args.overlays else lambda *_: None
@@ -289,21 +308,27 @@ def main(argv: Sequence[str] | None = None) -> int:
                     report=report,
                 )
             except KeyboardInterrupt:
-                console.print(f"stopped after {len(file.done)} images; the same command goes on")
+                goes_on = "; the same command goes on" if args.output else ""
+                console.print(f"stopped after {len(file.done)} images{goes_on}")
                 return EXIT_PREEMPTED
         if not file.done:
             raise ValueError(
-                f"none of the {file.bad_count} images can be used; see {file.errors_path}."
+                f"none of the {file.bad_count} images can be used"
+                + (f"; see {file.errors_path}." if args.output else ".")
             )
         file.finish()
-    print("\n".join(filter(None, [note, f"{args.output}: {len(file.done)} images"])))
-    return _status(file, args.on_bad_file)
+    if args.output:
+        print("\n".join(filter(None, [note, f"{output}: {len(file.done)} images"])))
+    elif note:
+        print(note, file=sys.stderr)
+    return _status(file, args)
 
 
-def _status(file: PredictionFile, on_bad_file: str) -> int:
+def _status(file: PredictionFile, args: argparse.Namespace) -> int:
     if file.bad_count:
-        print(f"{file.bad_count} images without a row: {file.errors_path}", file=sys.stderr)
-    return EXIT_SOME_BAD if file.bad_count and on_bad_file == "fail" else 0
+        where = f": {file.errors_path}" if args.output else ""
+        print(f"{file.bad_count} images without a row{where}", file=sys.stderr)
+    return EXIT_SOME_BAD if file.bad_count and args.on_bad_file == "fail" else 0
 
 
 if __name__ == "__main__":

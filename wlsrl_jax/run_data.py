@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wlsrl_jax.data.datasets import Dataset, load_dataset
+from wlsrl_jax.data.datasets import Dataset, is_same_data, load_dataset
 from wlsrl_jax.trained import TrainedRun
 
 
@@ -27,7 +27,7 @@ def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
         data = data.copy_and_resolve_references()
         data.data_dir = data_dir
     dataset = load_dataset(data, run.modality)
-    if dataset.fingerprint != run.data["fingerprint"]:
+    if not is_same_data(run.data, dataset):
         raise ValueError(
             f"{dataset.name} has been prepared anew since {run.workdir} was trained, so images of "
             "any split may have been trained on. Restore that preparation, or train again."

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wlsrl_jax import checkpoint, environment, evaluate, example_ids, processes
+from wlsrl_jax import checkpoint, environment, evaluate, example_ids, pretrained, processes
 from wlsrl_jax import train_step as steps
 from wlsrl_jax.check_fields import check_fields
 from wlsrl_jax.data import pipeline
@@ -53,6 +53,11 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
       ValueError: for a wrong config or a workdir of another run.
     """
     check_fields(config)
+    if pretrained.is_named(workdir):
+        raise ValueError(
+            f"--workdir={workdir} comes with the package and is not trained on; name a workdir of "
+            f"your own, and start from its weights with --config.init_from={workdir}."
+        )
     processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
     results = workdir / "metrics.json"
     with processes.agreed():

@@ -1,4 +1,4 @@
-"""Opening a finished run: its model, weights and what it was trained on."""
+"""Opening a finished or packed run: its model, weights and what it was trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from wlsrl_jax import checkpoint
+from wlsrl_jax import checkpoint, packed, pretrained
 from wlsrl_jax.architectures import Network
 from wlsrl_jax.defaults import completed
 from wlsrl_jax.setup_run import CHANNELS, build_model
@@ -24,7 +24,7 @@ class TrainedRun:
     """A model with its weights and the data that it knows.
 
     Attributes:
-      workdir: of the run.
+      workdir: of the run, or the folder of a packed one.
       config: the run's own, with the defaults of fields that there were not yet.
       data: content of its ``data.json``: dataset, modality, classes, normal, phantom, ...
       tasks: its tasks.
@@ -63,6 +63,7 @@ def load_trained(workdir: Path) -> TrainedRun:
     Raises:
       ValueError: if the workdir holds no run or its files are damaged, naming them.
     """
+    workdir = pretrained.resolve(workdir)
     variables = checkpoint.read_weights(workdir)
     config = ConfigDict(completed(read_json(workdir / "config.json")))
     data = read_json(workdir / "data.json")
@@ -71,3 +72,20 @@ def load_trained(workdir: Path) -> TrainedRun:
         for name, t in data["tasks"].items()
     )
     return TrainedRun(workdir, config, data, tasks, build_model(config, tasks), variables)
+
+
+def introduction(run: TrainedRun) -> str:
+    """A line on a model that came with the package; "" for a run of one's own."""
+    if not pretrained.is_shipped(run.workdir):
+        return ""
+    note = packed.read_mark(run.workdir)["note"]
+    return " ".join(
+        filter(
+            None,
+            [
+                f"model: {pretrained.PREFIX}{run.workdir.name}, trained on {run.data['dataset']} "
+                f"({', '.join(run.data['classes'])}). {note}".strip(),
+                "Research use only; not a medical device, not for decisions about patients.",
+            ],
+        )
+    )

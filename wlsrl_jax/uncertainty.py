@@ -26,6 +26,7 @@ from wlsrl_jax.data.pipeline import evaluation_batches
 from wlsrl_jax.data.transforms import Augmentation, augment
 from wlsrl_jax.evidence.referral import referral_curve, uncertainties
 from wlsrl_jax.metrics import evaluate_task
+from wlsrl_jax.pretrained import results_dir
 from wlsrl_jax.run_data import open_split
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.tasks import MISSING, task_labels
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m wlsrl_jax.uncertainty",
         description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
     parser.add_argument("--method", choices=METHODS, default="single")
     parser.add_argument("--ensemble", default="", help="RUN2,RUN3: the other workdirs")
     parser.add_argument("--members", type=int, default=8, help="of tta and dropout")
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         document["referral"][task.name] = curve
         cells = [f"{values[m]:.3f}" if m in values else "-" for m in SHOWN]
         table.add_row(task.name, *cells, f"{curve['accuracy'][4]:.3f}")
-    output = args.workdir / f"uncertainty-{args.method}-{args.split}"
+    output = results_dir(run.workdir) / f"uncertainty-{args.method}-{args.split}"
     output.mkdir(exist_ok=True)
     _write_rows(output / "predictions.csv", run, ids, labels, mean, measures)
     write_json(output / "referral.json", document)

@@ -112,6 +112,37 @@ def load_dataset(data: Any, modality: str) -> Dataset:
     )
 
 
+def division(dataset: Dataset) -> str:
+    """SHA-256 of which image is in which split with which label, and how images were prepared.
+
+    Unlike the fingerprint it is the same for a preparation by another version, or with folds
+    besides. "" for phantoms.
+    """
+    if dataset.is_phantom:
+        return ""
+    splits = {
+        split: sorted(zip(source.ids(), map(int, source.labels()), strict=True))
+        for split, source in sorted(dataset.splits.items())
+    }
+    content = [splits, list(dataset.prepared_size or ()), list(dataset.preprocess)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def is_same_data(saved: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a data set is the one of a ``data.json``, so that no split holds what was trained on.
+
+    Args:
+      saved: content of the file; that of a packed run has its "division".
+      dataset: opened now.
+
+    Returns:
+      Whether it is the same preparation, or at least the same division of the same images.
+    """
+    if dataset.fingerprint == saved["fingerprint"]:
+        return True
+    return bool(saved.get("division")) and division(dataset) == saved["division"]
+
+
 def class_table(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
     """Counts split -> class -> {"images", "groups"}; a group is a patient where they are known."""
     table: dict[str, dict[str, dict[str, int]]] = {}

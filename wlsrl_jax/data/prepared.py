@@ -69,6 +69,10 @@ class PreparedSource:
         """Returns all labels ``[N]`` int64 without decoding an image."""
         return self._labels
 
+    def ids(self) -> Sequence[str]:
+        """Returns the id of every example, in record order."""
+        return self._ids
+
     def groups(self) -> Sequence[str]:
         """Returns the group of every example, in record order."""
         return self._groups

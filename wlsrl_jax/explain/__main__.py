@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.image_list import find_images
 from wlsrl_jax.model_input import input_spec, read_input
+from wlsrl_jax.pretrained import DEFAULT
 from wlsrl_jax.run_data import open_split
 from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.trained import TrainedRun, load_trained
+from wlsrl_jax.trained import TrainedRun, introduction, load_trained
 from wlsrl_jax.workdir import write_json
 
 BATCH = 8
@@ -207,7 +209,9 @@ def _main(argv: Sequence[str] | None) -> None:
         description="Which pixels speak for the predicted class: overlays, and their faithfulness.",
     )
     parser.add_argument("images", nargs="*", help="files, folders, patterns, CSVs")
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument(
+        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
     parser.add_argument(
         "--split", choices=["train", "validation", "test"], help="of the run's data"
@@ -222,6 +226,8 @@ def _main(argv: Sequence[str] | None) -> None:
     if args.limit < 1 or not 0.0 <= args.alpha <= 1.0:
         raise ValueError("--limit must be at least 1 and --alpha in 0..1.")
     run = load_trained(args.workdir)
+    if line := introduction(run):
+        print(line, file=sys.stderr, flush=True)
     named = _from_split(run, args) if args.split else read_images(args.images, run)
     document = explain(run, named, args.output, method=args.method, alpha=args.alpha)
     print_table(_table(document))

@@ -22,6 +22,7 @@ from rich.table import Table
 from wlsrl_jax.command import print_table, run_command
 from wlsrl_jax.data.phantom import PhantomSource
 from wlsrl_jax.explain.grad_cam import METHODS, grad_cam
+from wlsrl_jax.pretrained import results_dir
 from wlsrl_jax.run_data import open_split
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.tasks import MISSING, Task
@@ -215,7 +216,7 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     document = {"note": PHANTOM_NOTE, "split": args.split, "phantoms": args.limit, **document}
     suffix = "" if args.method == METHODS[0] else f"_{args.method}"
-    output = args.workdir / f"pointing{suffix}.json"
+    output = results_dir(run.workdir) / f"pointing{suffix}.json"
     write_json(output, document)
     print_table(_table(document))
     print(f"results: {output}")

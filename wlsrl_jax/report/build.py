@@ -159,6 +159,12 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
       ValueError: for a workdir without a finished run, or runs that cannot be compared.
     """
     runs = [collect(workdir) for workdir in workdirs]
+    for run in runs:
+        if not run.predictions:
+            raise ValueError(
+                f"{run.trained.workdir} is a packed run, which holds no predictions on single "
+                "images, so that there is no report of it; its MODEL_CARD.md has its results."
+            )
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"two workdirs have the same name: {', '.join(sorted(names))}.")

@@ -9,9 +9,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from wlsrl_jax import pretrained
 from wlsrl_jax.data.datasets import Dataset
 from wlsrl_jax.evaluate import Predictions, read_predictions
 from wlsrl_jax.evidence.document import NAME, write_statistics
+from wlsrl_jax.packed import is_packed
 from wlsrl_jax.run_data import open_dataset
 from wlsrl_jax.trained import TrainedRun, load_trained
 from wlsrl_jax.workdir import flatten, read_json
@@ -29,7 +31,7 @@ class RunFacts:
       metrics: content of ``metrics.json``.
       statistics: content of ``statistics.json``.
       environment: content of ``environment.json``.
-      predictions: split -> predictions.
+      predictions: split -> predictions; none of a packed run.
       lines: of ``metrics.jsonl``.
       dataset: its data, or None where they are not here any more.
       problem: why there are no data.
@@ -69,19 +71,26 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def _predictions(run: TrainedRun) -> dict[str, Predictions]:
+    path = run.workdir / "predictions.csv"
+    found = read_predictions(path, run.tasks)
+    lacking = [split for split in ("validation", "test") if split not in found]
+    if lacking:
+        raise ValueError(f"{path} is damaged (no row of {lacking[0]}).")
+    return found
+
+
 def collect(workdir: Path) -> RunFacts:
     """Reads a finished run; statistics that it lacks are computed and written to it.
 
     Raises:
       ValueError: if it is not finished, or a file is damaged, naming it.
     """
+    workdir = pretrained.resolve(workdir)
     if not (workdir / "metrics.json").exists():
         raise ValueError(f"{workdir} holds no finished run; train it to its end first.")
     trained = load_trained(workdir)
-    predictions = read_predictions(workdir / "predictions.csv", trained.tasks)
-    lacking = [split for split in ("validation", "test") if split not in predictions]
-    if lacking:
-        raise ValueError(f"{workdir}/predictions.csv is damaged (no row of {lacking[0]}).")
+    predictions = {} if is_packed(workdir) else _predictions(trained)
     dataset, problem = None, ""
     try:
         dataset = open_dataset(trained)

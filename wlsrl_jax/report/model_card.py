@@ -1,4 +1,7 @@
-"""Command line: python -m wlsrl_jax.report.model_card WORKDIR [--output=FILE.md]."""
+"""Command line: python -m wlsrl_jax.report.model_card WORKDIR [--output=FILE.md].
+
+WORKDIR is of a finished run, or the folder of a packed one, or "pretrained:NAME".
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ import jax
 import wlsrl_jax
 from wlsrl_jax.command import run_command
 from wlsrl_jax.data.builders import all_specs
+from wlsrl_jax.model_input import input_spec
+from wlsrl_jax.packed import is_packed, read_mark
+from wlsrl_jax.pretrained import resolve, results_dir
 from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
 from wlsrl_jax.report.page import templates
@@ -40,12 +46,15 @@ def model_card(workdir: Path) -> str:
     rows = results(run, with_plots=False)
     for row in rows:
         row["few"] = [c for c, v in row["per_class"].items() if 0 < v["count"] < FEW]
+    packed = read_mark(run.trained.workdir) if is_packed(run.trained.workdir) else None
     leaves = jax.tree.leaves(run.trained.variables["params"])
     return (
         templates(autoescape=False, filters=FILTERS)
         .get_template("model_card.md.j2")
         .render(
             run=run,
+            packed=packed,
+            prepared=input_spec(run.trained),
             config=run.trained.config,
             data=run.trained.data,
             shape=run.trained.image_shape,
@@ -71,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help=f"default: {NAME} in the workdir")
     args = parser.parse_args(argv)
     text = model_card(args.workdir)
-    output = args.output or args.workdir / NAME
+    output = args.output or results_dir(resolve(args.workdir)) / NAME
     write_whole(output, text.encode())
     print(f"model card: {output}")
 
