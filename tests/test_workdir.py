@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from wlsrl_jax.defaults import base_config
+from wlsrl_jax.defaults import base_config, completed
 from wlsrl_jax.workdir import check_config, flatten, held, keep_lines, read_json, write_json
 
 
@@ -52,6 +52,13 @@ def test_a_field_that_there_was_not_yet_counts_as_its_default(tmp_path):
     write_json(path, old)
     with pytest.raises(ValueError, match="task_weights.TO2: None there, 1.0 now"):
         check_config(path, now)
+
+
+def test_defaults_are_filled_in_as_json_has_them():
+    now = json.loads(base_config("oct").to_json())
+    old = json.loads(base_config("oct").to_json())
+    del old["model"]["widths"], old["mixup"], old["eval"]["mirror"]
+    assert completed(old) == now
 
 
 def test_a_tuple_equals_the_list_that_json_made_of_it(tmp_path):

@@ -6,6 +6,7 @@ started without the field goes on as if it had the default.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,7 +151,9 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """
     if saved.get("modality") not in TASKS:
         return dict(saved)
-    return _filled(saved, base_config(saved["modality"]).to_dict(), "")
+    # As JSON has them, like what was saved: a tuple is a list there.
+    defaults = json.loads(base_config(saved["modality"]).to_json())
+    return _filled(saved, defaults, "")
 
 
 def _filled(saved: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:

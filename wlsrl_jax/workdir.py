@@ -158,7 +158,7 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
       ValueError: names each field that differs, with both values.
     """
     # As JSON has them: a tuple of the config is a list in the file.
-    old, new = flatten(_plain(completed(read_json(path)))), flatten(_plain(config))
+    old, new = flatten(completed(read_json(path))), flatten(_plain(config))
     free = tuple(f"{name}." for name in FREE_FIELDS)
     differs = [
         f"  config.{name}: {old.get(name)!r} there, {new.get(name)!r} now"
