@@ -20,6 +20,9 @@ WLSRL: Axis = {
 }
 """The variants of WLSRL."""
 
+MAIN: Axis = {**BASELINES, **{k: WLSRL[k] for k in ("wlsrl-target", "wlsrl-regularizer")}}
+"""What every grid on real data compares."""
+
 ORDINAL: Axis = {
     name: {"loss.name": "ce", "loss.by_task.TF2": name} for name in ("gaussian", "sord")
 }
@@ -45,3 +48,12 @@ OCTDL_REDUCED = {
     "augment.speckle": 0.10,
 }
 """A reduced recipe for grids on OCTDL, written out: a better default must not move their cells."""
+
+FUNDUS_REDUCED = {
+    "data.height": 96,
+    "data.width": 96,
+    "model.preset": "small",
+    "num_epochs": 20.0,
+    "eval.every_epochs": 2.0,
+}
+"""The same for grids on fundus photographs."""

@@ -7,13 +7,12 @@
 TF1 takes no part: it would have one class.
 """
 
-from ablate.axes import BASELINES, ORDINAL, WLSRL
+from ablate.axes import FUNDUS_REDUCED, MAIN, ORDINAL
 from ablate.grid import Grid, cells, seeds
 
 
 def get_grid() -> Grid:
     """Returns the grid."""
-    wlsrl = {k: WLSRL[k] for k in ("wlsrl-target", "wlsrl-regularizer")}
     return Grid(
         name="aptos",
         config="configs/fundus.py:aptos2019",
@@ -25,13 +24,9 @@ def get_grid() -> Grid:
         common={
             "allow_missing_classes": True,
             "task_weights.TF1": 0.0,
-            "data.height": 96,
-            "data.width": 96,
-            "model.preset": "small",
-            "num_epochs": 20.0,
-            "eval.every_epochs": 2.0,
+            **FUNDUS_REDUCED,
         },
-        cells=cells(loss={**BASELINES, **wlsrl, **ORDINAL}, seed=seeds(3)),
+        cells=cells(loss={**MAIN, **ORDINAL}, seed=seeds(3)),
         metrics={"TF2": ("balanced_accuracy", "macro_f1", "auroc", "qwk", "ece")},
         baseline={"loss": "ce"},
     )

@@ -6,13 +6,12 @@ python experiments/ablation.py --grid=eyepacs --output=runs/ablation-eyepacs --d
 Read the intervals before the means.
 """
 
-from ablate.axes import BASELINES, ORDINAL, WLSRL
+from ablate.axes import FUNDUS_REDUCED, MAIN, ORDINAL
 from ablate.grid import Grid, cells, seeds
 
 
 def get_grid() -> Grid:
     """Returns the grid."""
-    wlsrl = {k: WLSRL[k] for k in ("wlsrl-target", "wlsrl-regularizer")}
     return Grid(
         name="eyepacs",
         config="configs/fundus.py:eyepacs",
@@ -21,14 +20,8 @@ def get_grid() -> Grid:
             "preset small instead of medium, 20 epochs of 30. One seed: variation between seeds "
             "is not in the intervals."
         ),
-        common={
-            "data.height": 96,
-            "data.width": 96,
-            "model.preset": "small",
-            "num_epochs": 20.0,
-            "eval.every_epochs": 2.0,
-        },
-        cells=cells(loss={**BASELINES, **wlsrl, **ORDINAL}, seed=seeds(1)),
+        common=FUNDUS_REDUCED,
+        cells=cells(loss={**MAIN, **ORDINAL}, seed=seeds(1)),
         metrics={
             "TF1": ("balanced_accuracy", "macro_f1", "auroc", "ece"),
             "TF2": ("balanced_accuracy", "macro_f1", "auroc", "qwk", "ece"),

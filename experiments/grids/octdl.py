@@ -6,7 +6,7 @@ python experiments/ablation.py --grid=octdl --output=runs/ablation-octdl --data_
 Only the losses differ between cells of a stream, and only the streams between cells of a loss.
 """
 
-from ablate.axes import BASELINES, OCTDL_REDUCED, STREAMS, WLSRL
+from ablate.axes import BASELINES, MAIN, OCTDL_REDUCED, STREAMS, WLSRL
 from ablate.grid import Grid, cells, seeds
 
 
@@ -15,7 +15,6 @@ def get_grid() -> Grid:
     metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
     both = {"dual": STREAMS["dual"]}
     alone = {k: STREAMS[k] for k in ("separable", "standard")}
-    wlsrl = {k: WLSRL[k] for k in ("wlsrl-target", "wlsrl-regularizer")}
     few = {"ce": BASELINES["ce"], "wlsrl-target": WLSRL["wlsrl-target"]}
     fold = {0: {"data.fold": 0}}
     return Grid(
@@ -24,7 +23,7 @@ def get_grid() -> Grid:
         description=("OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, 40 epochs."),
         common=OCTDL_REDUCED,
         cells=(
-            *cells(loss={**BASELINES, **wlsrl}, streams=both, fold=fold, seed=seeds(3)),
+            *cells(loss=MAIN, streams=both, fold=fold, seed=seeds(3)),
             *cells(loss=few, streams=alone, fold=fold, seed=seeds(3)),
         ),
         metrics={"TO1": metrics, "TO2": metrics},
