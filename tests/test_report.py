@@ -35,6 +35,9 @@ def test_in_a_browser(finished, browser, width, dark):
     assert not severe
     run_js = browser.execute_script
     assert run_js("return document.documentElement.scrollWidth") <= width
+    # Nor with the widest of names and hashes: a proportional font makes some of them fit.
+    run_js("document.querySelectorAll('p').forEach(p => p.append(' ' + 'm'.repeat(60)))")
+    assert run_js("return document.documentElement.scrollWidth") <= width
     assert run_js("return [...document.images].every(i => i.complete && i.naturalWidth > 20)")
     assert run_js("return document.images.length") >= 2
     assert run_js("return [...document.images].every(i => i.alt.length > 5)")
