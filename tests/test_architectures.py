@@ -55,8 +55,8 @@ def test_resnet18():
         ({"architecture": "resnet18", "widths": (8, 8)}, r"widths=\(8, 8\) must be four numbers"),
         *(
             ({"architecture": "resnet18", name: value}, f"does not read config.model.{name}=")
-            for name, value in (("blocks", 2), ("streams", "separable"), ("fusion", "sum"),
-                                ("norm", "group"))
+            for name, value in (("blocks", 2), ("space_to_depth", 2), ("streams", "separable"),
+                                ("fusion", "sum"), ("norm", "group"))
         ),
         (
             {"architecture": "resnet18", "blocks": 2, "norm": "group"},

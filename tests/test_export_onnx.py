@@ -33,8 +33,16 @@ def session(content):
 @pytest.mark.parametrize(("streams", "fusion", "norm"), NETWORKS)
 @pytest.mark.parametrize("shape", [(24, 32, 1), (21, 19, 3)])  # odd sides too
 def test_every_network(streams, fusion, norm, shape):
-    model = make_model("tiny", HEADS, streams=streams, fusion=fusion, norm=norm, blocks=2,
-                       conv_implementation="lax")  # fmt: skip
+    check(shape, streams=streams, fusion=fusion, norm=norm)
+
+
+@pytest.mark.parametrize("shape", [(24, 32, 1), (24, 20, 3)])
+def test_space_to_depth(shape):
+    check(shape, space_to_depth=2)
+
+
+def check(shape, **fields):
+    model = make_model("tiny", HEADS, blocks=2, conv_implementation="lax", **fields)
     variables = model.init(jax.random.key(1), jnp.zeros((1, *shape)), train=False)
     rng = np.random.default_rng(0)  # scales and statistics that are not 1 and 0
     variables = jax.tree.map(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wlsrl_jax.model import FUSIONS, NORMS, PRESETS, STREAMS, make_model, max_pool
+from wlsrl_jax.model import FUSIONS, NORMS, PRESETS, STREAMS, make_model, max_pool, space_to_depth
 from wlsrl_jax.model_summary import stages, summarize
 
 HEADS = {"TO1": 4, "TO2": 2}
@@ -38,6 +38,31 @@ def test_every_switch_gives_logits_and_finite_gradients(streams, fusion, norm):
 
     for path, g in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
         assert np.isfinite(g).all() and (g.shape[0] == 0 or np.any(g != 0)), path
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_space_to_depth_moves_every_pixel_of_a_block_into_channels(block):
+    x = images((2, 8, 12, 3))
+    out = space_to_depth(x, block)
+    assert out.shape == (2, 8 // block, 12 // block, 3 * block**2)
+    for row in range(block):
+        for column in range(block):
+            at = 3 * (row * block + column)
+            expected = x[:, row::block, column::block]
+            np.testing.assert_array_equal(out[..., at : at + 3], expected)
+
+
+def test_a_network_on_blocks_of_pixels():
+    model, x = make_model("tiny", HEADS, space_to_depth=2), images()
+    variables = init(model, x)
+    for kind in STREAMS["dual"]:
+        kernel = variables["params"][kind]["stage0_block0_conv"]["kernel"]
+        assert kernel.shape == (3, 3, 4, 8)
+    # One stage more of halving: twice the sides have the same last feature map.
+    _, sown = model.apply(variables, x, train=False, mutable=["intermediates"])
+    assert sown["intermediates"]["standard"]["features"][0].shape == (3, 2, 3, 16)
+    with pytest.raises(ValueError, match="does not divide an image of 16x19 pixels.*config.data"):
+        init(model, images((3, 16, 19, 1)))
 
 
 def test_convolution_paths_share_parameters_and_results():
@@ -148,6 +173,7 @@ def test_summary_flops_agree_with_the_compiler():
         ({"conv_implementation": "cudnn"}, "auto, xla, lax"),
         ({"dropout": 1.0}, "dropout"),
         ({"widths": ()}, "positive"),
+        ({"space_to_depth": 0}, "positive"),
         ({"depth": 3}, "it has: heads, widths"),
     ],
 )

@@ -11,7 +11,13 @@ from wlsrl_jax.resnet import STREAM, ResNet18
 Network = DualStream | ResNet18
 
 ARCHITECTURES = ("dual_stream", "resnet18")
-_DUAL_ONLY = {"blocks": 0, "streams": "dual", "fusion": "concat", "norm": "batch"}
+_DUAL_ONLY = {
+    "blocks": 0,
+    "space_to_depth": 1,
+    "streams": "dual",
+    "fusion": "concat",
+    "norm": "batch",
+}
 """Fields that resnet18 does not read, with their defaults."""
 
 

@@ -13,6 +13,7 @@ POSITIVE = (
     "data.phantom.train", "data.phantom.validation", "data.phantom.test", "loss.sigma",
     "loss.scale", "optimizer.learning_rate", "optimizer.accumulation", "checkpoint.every_steps",
     "checkpoint.keep", "eval.every_epochs", "eval.batch_size", "mesh.fsdp",
+    "model.space_to_depth",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "seed", "mixup", "data.phantom.seed", "augment.rotation", "augment.shift", "augment.scale",

@@ -88,6 +88,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.model.preset = "small"
     c.model.widths = ()  # channels of each stage, as 16,32,64; () is the preset's
     c.model.blocks = 0  # convolutions of each stage; 0 is the preset's
+    c.model.space_to_depth = 1  # side of pixel blocks made channels first; 1 is none
     c.model.hidden = 0  # of the shared dense layer; 0 is the preset's
     c.model.streams = "dual"  # "dual", "separable" or "standard"
     c.model.fusion = "concat"  # "concat", "sum" or "gated"

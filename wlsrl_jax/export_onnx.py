@@ -122,6 +122,8 @@ def _features(graph: _Graph, x: str, model: Network, params: Any, stats: Any) ->
     """What the shared dense layer reads."""
     if isinstance(model, ResNet18):
         return _resnet(graph, x, model, params[STREAM], stats[STREAM])
+    if model.space_to_depth > 1:
+        x = graph.add("SpaceToDepth", x, blocksize=model.space_to_depth)
     pooled = [
         _stream(graph, x, model, kind, params[kind], stats.get(kind, {}))
         for kind in STREAMS[model.streams]

@@ -78,6 +78,35 @@ class Conv(nn.Module):
         return y if norm is None else norm.infer(y)
 
 
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """Makes channels of blocks of pixels: the same numbers at a lower resolution.
+
+    A convolution afterwards is one with a larger kernel and that stride on the image (Ridnik et
+    al. 2021 begin a network this way); the order is that of ONNX's SpaceToDepth.
+
+    Args:
+      x: ``[B, H, W, C]``.
+      block: side of a block, pixels; 1 changes nothing.
+
+    Returns:
+      ``[B, H / block, W / block, block * block * C]``.
+
+    Raises:
+      ValueError: if a side is not a multiple of ``block``.
+    """
+    if block == 1:
+        return x
+    batch, height, width, channels = x.shape
+    if height % block or width % block:
+        raise ValueError(
+            f"model: space_to_depth={block} does not divide an image of {height}x{width} pixels; "
+            "choose config.data.height and config.data.width that are multiples of it."
+        )
+    x = x.reshape(batch, height // block, block, width // block, block, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // block, width // block, block * block * channels)
+
+
 def task_logits(
     x_BxF: jax.Array,
     heads: tuple[tuple[str, int], ...],
@@ -166,6 +195,8 @@ class DualStream(nn.Module):
       heads: (task, number of classes) of each linear head.
       widths: channels of each stage; a stage ends with 2x pooling, but for the last.
       blocks: convolutions of each stage.
+      space_to_depth: side of the blocks of pixels that become channels before the first
+        convolution; 1 for none. With 2, an image of twice the sides costs little more.
       norm: "batch" (global over devices under jit) or "group" (no running state).
       fusion: of the pooled features: "concat", "sum", or "gated", a learnt mix for each
         image and feature, ``g * separable + (1 - g) * standard``.
@@ -179,6 +210,7 @@ class DualStream(nn.Module):
     heads: tuple[tuple[str, int], ...]
     widths: tuple[int, ...] = (16, 32, 64, 128)
     blocks: int = 1
+    space_to_depth: int = 1
     norm: str = "batch"
     fusion: str = "concat"
     streams: str = "dual"
@@ -193,6 +225,8 @@ class DualStream(nn.Module):
         check_choice("streams", self.streams, STREAMS)
         if self.blocks < 1:
             raise ValueError(f"model: blocks={self.blocks} must be positive.")
+        if self.space_to_depth < 1:
+            raise ValueError(f"model: space_to_depth={self.space_to_depth} must be positive.")
         check_shared(self.widths, self.hidden, self.dropout, self.conv_implementation)
         super().__post_init__()
 
@@ -207,7 +241,11 @@ class DualStream(nn.Module):
         Returns:
           Task -> float32 logits ``[B, classes]``. Each trunk sows its last feature map as
           the intermediate ``features``.
+
+        Raises:
+          ValueError: if ``space_to_depth`` does not divide a side.
         """
+        x_BxHxWxC = space_to_depth(images_BxHxWxC, self.space_to_depth)
         pooled = []
         for kind in STREAMS[self.streams]:
             trunk = Stream(
@@ -219,7 +257,7 @@ class DualStream(nn.Module):
                 self.conv_implementation,
                 name=kind,
             )
-            features = trunk(images_BxHxWxC, train=train)
+            features = trunk(x_BxHxWxC, train=train)
             pooled.append(jnp.mean(features.astype(jnp.float32), axis=(1, 2)))
         x_BxF = pooled[0] if len(pooled) == 1 else self._fuse(*pooled)
         return task_logits(

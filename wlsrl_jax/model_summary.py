@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument(
         "--widths", default="", help="channels of each stage, as 16,32,64; default: the preset's"
     )
+    parser.add_argument("--space_to_depth", type=int, default=1)
     args = parser.parse_args()
     height, width, channels = (int(v) for v in args.size.split("x"))
     modality = "oct" if channels == 1 else "fundus"
@@ -120,11 +121,16 @@ def main() -> None:
     try:
         widths = [int(w) for w in args.widths.split(",") if w]
         model = make_network(
-            args.architecture, args.preset, heads, widths=widths, streams=args.streams
+            args.architecture,
+            args.preset,
+            heads,
+            widths=widths,
+            streams=args.streams,
+            space_to_depth=args.space_to_depth,
         )
+        print(summarize(model, (height, width, channels)))
     except ValueError as error:
         parser.error(str(error))
-    print(summarize(model, (height, width, channels)))
 
 
 if __name__ == "__main__":
