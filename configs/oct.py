@@ -42,9 +42,12 @@ def get_config(dataset: str = "phantom") -> ConfigDict:
         c.num_epochs = 16.0
         return c
     c.model.preset = "medium"
-    c.data.height, c.data.width = 96, 192
+    c.data.height, c.data.width = 128, 256
+    c.model.space_to_depth = 2
     c.model.dropout = 0.2
     c.optimizer.ema_decay = 0.995
+    c.eval.mirror = True
     large = ("oct2017", "oct_c8", "octmnist")
-    c.num_epochs = 10.0 if dataset in large else 30.0
+    c.num_epochs = 10.0 if dataset in large else 100.0
+    c.eval.every_epochs = 1.0 if dataset in large else 5.0
     return c

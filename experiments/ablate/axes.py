@@ -31,9 +31,17 @@ ORDINAL: Axis = {
 STREAMS: Axis = {name: {"model.streams": name} for name in ("dual", "separable", "standard")}
 """The two streams and each of them alone."""
 
+NETWORKS: Axis = {
+    "dual": {},
+    "resnet18": {"model.architecture": "resnet18", "model.space_to_depth": 1},
+}
+"""The dual-stream network of a config, and a ResNet-18, which has a stem of its own."""
+
 OCTDL_REDUCED = {
-    "data.height": 64,
-    "data.width": 128,
+    "data.height": 96,
+    "data.width": 192,
+    "model.space_to_depth": 2,
+    "eval.mirror": False,
     "num_epochs": 40.0,
     "eval.every_epochs": 4.0,
     "model.preset": "medium",

@@ -20,7 +20,7 @@ def get_grid() -> Grid:
     return Grid(
         name="octdl",
         config="configs/oct.py:octdl",
-        description=("OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, 40 epochs."),
+        description=("OCTDL, fold 0 of 5 by patient; 96x192 pixels instead of 128x256, 40 epochs."),
         common=OCTDL_REDUCED,
         cells=(
             *cells(loss=MAIN, streams=both, fold=fold, seed=seeds(3)),

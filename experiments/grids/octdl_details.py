@@ -37,8 +37,8 @@ def get_grid() -> Grid:
         name="octdl_details",
         config="configs/oct.py:octdl",
         description=(
-            "OCTDL, fold 0 of 5 by patient; 64x128 pixels instead of 96x192, "
-            "40 epochs. Default: both tasks, smoothing 0.1, inverse weights."
+            "OCTDL, fold 0 of 5 by patient; 96x192 pixels instead of "
+            "128x256, 40 epochs. Default: both tasks, smoothing 0.1, inverse weights."
         ),
         common=OCTDL_REDUCED,
         cells=tuple(

@@ -1,0 +1,31 @@
+"""OCTDL at the full recipe: five folds, each opened once, and a ResNet-18 for comparison.
+
+python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+python experiments/ablation.py --grid=octdl_folds --output=runs/ablation-octdl_folds --data_dir=DATA
+
+Networks and losses differ between cells and nothing else does: data, epochs, optimizer and
+augmentation are those of configs/oct.py.
+"""
+
+from ablate.axes import BASELINES, NETWORKS, WLSRL
+from ablate.grid import Grid, cells, seeds
+
+
+def get_grid() -> Grid:
+    """Returns the grid."""
+    metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+    folds = {fold: {"data.fold": fold} for fold in range(5)}
+    losses = {"wlsrl-target": WLSRL["wlsrl-target"], "ce": BASELINES["ce"]}
+    return Grid(
+        name="octdl_folds",
+        config="configs/oct.py:octdl",
+        description=(
+            "OCTDL, out-of-fold predictions of 5 folds by patient, pooled; 128x256 pixels, "
+            "100 epochs from scratch."
+        ),
+        common={},
+        cells=cells(network=NETWORKS, loss=losses, fold=folds, seed=seeds(1)),
+        metrics={"TO1": metrics, "TO2": metrics},
+        baseline={"network": "resnet18"},
+        pooled=True,
+    )
