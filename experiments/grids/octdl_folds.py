@@ -15,7 +15,8 @@ def get_grid() -> Grid:
     """Returns the grid."""
     metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
     folds = {fold: {"data.fold": fold} for fold in range(5)}
-    losses = {"wlsrl-target": WLSRL["wlsrl-target"], "ce": BASELINES["ce"]}
+    ours = {"wlsrl-target": WLSRL["wlsrl-target"]}
+    dual, resnet18 = ({name: NETWORKS[name]} for name in ("dual", "resnet18"))
     return Grid(
         name="octdl_folds",
         config="configs/oct.py:octdl",
@@ -24,8 +25,11 @@ def get_grid() -> Grid:
             "100 epochs from scratch."
         ),
         common={},
-        cells=cells(network=NETWORKS, loss=losses, fold=folds, seed=seeds(1)),
+        cells=(
+            *cells(network=dual, loss={**ours, "ce": BASELINES["ce"]}, fold=folds, seed=seeds(1)),
+            *cells(network=resnet18, loss=ours, fold=folds, seed=seeds(1)),
+        ),
         metrics={"TO1": metrics, "TO2": metrics},
-        baseline={"network": "resnet18"},
+        baseline={"network": "dual", "loss": "wlsrl-target"},
         pooled=True,
     )
