@@ -16,7 +16,9 @@ import pytest
 from scipy import stats
 
 from tests.tiny import ROOT
+from wlsrl_jax.architectures import make_network
 from wlsrl_jax.evidence import bootstrap
+from wlsrl_jax.model_summary import stages
 from wlsrl_jax.workdir import read_json, write_json
 
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -246,6 +248,23 @@ def test_grids_are_sound(path):
         if config.data.dataset == "phantom":
             check.check_cell(grid, cell, config)
     check.check_metrics(grid, config.modality)
+
+
+@pytest.mark.parametrize("budget", ["parameters", "flops"])
+def test_wider_streams_cost_as_much_as_two(budget):
+    grid = load_grid(ROOT / "experiments/grids/octdl_streams.py")
+    found = {}
+    for cell in grid.cells[:: len(grid.cells) // 5]:
+        model = dict(check.resolved_config(grid, cell, "").model)
+        model |= {"conv_implementation": "lax", "dtype": "float32"}
+        network = make_network(heads={"TO1": 7, "TO2": 2}, **model)
+        found[cell.labels["streams"]] = sum(
+            getattr(row, budget) for row in stages(network, (96, 192, 1))
+        )
+    assert len(found) == 5
+    for streams in ("separable, wider", "standard, wider"):
+        assert found[streams] == pytest.approx(found["dual"], rel=0.04)
+    assert max(found["separable"], found["standard"]) < 0.9 * found["dual"]
 
 
 def test_array_jobs_share_a_grid_out():

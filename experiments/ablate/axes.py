@@ -31,6 +31,19 @@ ORDINAL: Axis = {
 STREAMS: Axis = {name: {"model.streams": name} for name in ("dual", "separable", "standard")}
 """The two streams and each of them alone."""
 
+EQUAL_STREAMS: Axis = {
+    "separable, wider": {
+        "model.streams": "separable",
+        "model.widths": (48, 100, 196, 296, 392),
+    },
+    "standard, wider": {
+        "model.streams": "standard",
+        "model.widths": (16, 36, 68, 104, 136),
+    },
+}
+"""One stream with the parameters of two, preset medium; by ``matched_widths``. Its FLOPs are the
+same too, within 4%, and so are the widths that match these."""
+
 NETWORKS: Axis = {
     "dual": {},
     "resnet18": {"model.architecture": "resnet18", "model.space_to_depth": 1},
