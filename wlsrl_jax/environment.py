@@ -85,7 +85,9 @@ def describe() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "devices": [str(d) for d in jax.devices()],
+        "devices": [
+            str(d) if d.platform == "cpu" else f"{d.device_kind} ({d})" for d in jax.devices()
+        ],
         "processes": jax.process_count(),
         "versions": versions,
         "commit": git_commit(),
