@@ -463,6 +463,23 @@ def test_damaged_prepared_data_is_named(octdl, tmp_path):
         load_prepared("octdl", str(data))
 
 
+def test_decoded_images_are_kept_up_to_a_limit(octdl):
+    data = str(octdl[0] / "data")
+    plain = load_prepared("octdl", data).splits["train"]
+    images = [plain[k]["image"] for k in range(len(plain))]
+    room = sum(image.nbytes for image in images[:3])
+    kept = load_prepared("octdl", data, cache_mib=(room + 1) / 2**20).splits["train"]
+    for _ in range(2):
+        for k, image in enumerate(images):
+            np.testing.assert_array_equal(kept[k]["image"], image)
+    assert [kept[k]["image"] is kept[k]["image"] for k in range(5)] == [True] * 3 + [False] * 2
+    first = kept[0]
+    first["label"] = -1  # the caller's own dict
+    assert kept[0]["label"] == plain[0]["label"]
+    with pytest.raises(ValueError, match="read-only"):
+        first["image"][:] = 0
+
+
 @pytest.mark.skipif("WLSRL_TEST_DATA" not in os.environ, reason="WLSRL_TEST_DATA is not set")
 @pytest.mark.parametrize(("name", "folder"), [("octdl", "octdl"), ("eyepacs", "eyepacs_sample"),
                                               ("aptos2019", "aptos_sample")])  # fmt: skip

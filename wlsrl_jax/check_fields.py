@@ -19,7 +19,7 @@ NOT_NEGATIVE = (
     "seed", "mixup", "data.phantom.seed", "augment.rotation", "augment.shift", "augment.scale",
     "augment.brightness", "augment.contrast", "augment.gamma", "augment.speckle",
     "augment.noise", "loss.gamma", "optimizer.warmup_epochs", "optimizer.weight_decay",
-    "optimizer.clip_norm", "model.blocks", "model.hidden",
+    "optimizer.clip_norm", "model.blocks", "model.hidden", "data.cache_mib",
 )  # fmt: skip
 FRACTION = ("augment.flip", "loss.smoothing", "optimizer.final_fraction")
 FROM_MINUS_ONE = ("data.fold",)

@@ -62,6 +62,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.data.height = 64  # pixels, of the model's input
     c.data.width = 64
     c.data.num_threads = 2  # that read and augment
+    c.data.cache_mib = 512.0  # of memory for decoded images of prepared data; 0 keeps none
     c.data.sampling = "natural"  # classes as they occur; "sqrt", "balanced": rare ones more often
     c.data.phantom = ConfigDict()  # sizes of the phantom splits
     c.data.phantom.train = 2000

@@ -32,6 +32,7 @@ FREE_FIELDS = (
     "eval.label_map",
     "eval.batch_size",
     "data.num_threads",
+    "data.cache_mib",
     "data.data_dir",
     "checkpoint",
     "mesh",

@@ -90,7 +90,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         )
     from wlsrl_jax.data.prepared import load_prepared  # TFDS is slow to import
 
-    found = load_prepared(data.dataset, data.data_dir or None, data.fold)
+    found = load_prepared(data.dataset, data.data_dir or None, data.fold, cache_mib=data.cache_mib)
     if found.modality != modality:
         raise ValueError(
             f"config.data.dataset={data.dataset!r} is a set of {found.modality} images; use "

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,36 @@ def dataset_dir(name: str, data_dir: str | None) -> Path:
     return resolve_data_dir(data_dir) / name / VERSION
 
 
+class ImageCache:
+    """Decoded images, kept until they take a number of bytes; what comes later is not.
+
+    No image gives way to another: in a permutation a lately read one is the last to be read
+    again.
+
+    Args:
+      limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._kept: dict[tuple[str, int], dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, place: tuple[str, int]) -> dict[str, Any] | None:
+        """Returns an example that is kept, or None."""
+        return self._kept.get(place)
+
+    def put(self, place: tuple[str, int], example: dict[str, Any]) -> None:
+        """Keeps an example if there is room; nobody may write into its image any more."""
+        image = example["image"]
+        with self._lock:
+            if image.nbytes > self._left or place in self._kept:
+                return
+            self._left -= image.nbytes
+            image.setflags(write=False)
+            self._kept[place] = example
+
+
 class PreparedSource:
     """One split: examples by index, read from ArrayRecord.
 
@@ -44,6 +75,7 @@ class PreparedSource:
       labels: ``[N]``.
       ids: of the N examples.
       groups: of the N examples.
+      cache: of decoded images, keyed by where they are stored.
     """
 
     def __init__(
@@ -55,9 +87,11 @@ class PreparedSource:
         labels: np.ndarray,
         ids: Sequence[str],
         groups: Sequence[str],
+        cache: ImageCache,
     ) -> None:
         self.directory, self.split, self._records = directory, split, records
         self._places, self._labels, self._ids, self._groups = places, labels, ids, groups
+        self._cache = cache
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -83,7 +117,9 @@ class PreparedSource:
         Raises:
           ValueError: if its record is damaged, naming it.
         """
-        stored, position = self._places[index]
+        stored, position = place = self._places[index]
+        if (kept := self._cache.get(place)) is not None:
+            return dict(kept)
         try:
             record = self._records[stored][position]
         except Exception as error:  # ArrayRecord, protobuf and the decoder raise many kinds
@@ -92,12 +128,14 @@ class PreparedSource:
                 f"{self.directory}: record {position} of split {stored} ({self._ids[index]}) is "
                 f"damaged ({reason}); prepare the data again with --overwrite."
             ) from error
-        return {
+        example = {
             "image": record["image"],
             "label": int(record["label"]),
             "id": _text(record["id"]),
             "group": _text(record["group"]),
         }
+        self._cache.put(place, example)
+        return dict(example)
 
 
 def _text(value: Any) -> str:
@@ -143,13 +181,16 @@ def _how_to_prepare(name: str, data_dir: str | None) -> str:
     )
 
 
-def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> PreparedDataset:
+def load_prepared(
+    name: str, data_dir: str | None = None, fold: int = -1, *, cache_mib: float = 0.0
+) -> PreparedDataset:
     """Opens a prepared data set.
 
     Args:
       name: of the data set.
       data_dir: see ``resolve_data_dir``.
       fold: of its cross-validation or repeated hold-out; -1 is the main division.
+      cache_mib: decoded images are kept in memory until they take this many MiB.
 
     Returns:
       The data set.
@@ -185,6 +226,7 @@ def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> Pre
         )
     places = _places(written)
     records = _open_records(directory, collections.Counter(written))
+    cache = ImageCache(int(cache_mib * 2**20))
     members: dict[str, list[int]] = {split: [] for split in SPLITS}
     for k, division in enumerate(divisions):
         members[division[1 + fold]].append(k)
@@ -197,6 +239,7 @@ def load_prepared(name: str, data_dir: str | None = None, fold: int = -1) -> Pre
             labels[found],
             [ids[k] for k in found],
             [groups[k] for k in found],
+            cache,
         )
         for split, found in members.items()
         if found

@@ -103,14 +103,18 @@ def augment(
     levels = np.linspace(0.0, 1.0, 256) ** np.exp(u[4] * ranges.gamma)
     levels = (levels - 0.5) * (1.0 + u[5] * ranges.contrast) + 0.5 + u[6] * ranges.brightness
     table = np.clip(np.rint(levels * 255.0), 0, 255).astype(np.uint8)
-    image = table[image]
+    image = cv2.LUT(image, table).reshape(image.shape)
 
-    speckle, noise = abs(u[7]) * ranges.speckle, abs(u[8]) * ranges.noise
+    # Plain floats: NumPy's would make float64 of every pixel.
+    speckle, noise = float(abs(u[7])) * ranges.speckle, float(abs(u[8])) * ranges.noise
     if speckle or noise:
         pixels = image.astype(np.float32)
         if speckle:
-            pixels *= 1.0 + speckle * rng.standard_normal(pixels.shape, dtype=np.float32)
+            gain = rng.standard_normal(pixels.shape, dtype=np.float32)
+            gain *= speckle
+            gain += 1.0
+            pixels *= gain
         if noise:
             pixels += 255.0 * noise * rng.standard_normal(pixels.shape, dtype=np.float32)
-        image = np.clip(pixels, 0, 255).astype(np.uint8)
+        image = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
     return image
