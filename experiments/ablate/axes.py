@@ -46,9 +46,14 @@ same too, within 4%, and so are the widths that match these."""
 
 NETWORKS: Axis = {
     "dual": {},
-    "resnet18": {"model.architecture": "resnet18", "model.space_to_depth": 1},
+    "resnet18": {
+        "model.architecture": "resnet18",
+        "model.space_to_depth": 1,
+        "optimizer.learning_rate": 7e-4,
+    },
 }
-"""The dual-stream network of a config, and a ResNet-18, which has a stem of its own."""
+"""The dual-stream network of a config, and a ResNet-18, which has a stem of its own and the
+learning rate that was the best for it on validation (experiments/README.md)."""
 
 OCTDL_REDUCED = {
     "data.height": 96,

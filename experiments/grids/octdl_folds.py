@@ -26,8 +26,8 @@ def get_grid() -> Grid:
         ),
         common={},
         cells=(
-            *cells(network=dual, loss={**ours, "ce": BASELINES["ce"]}, fold=folds, seed=seeds(1)),
-            *cells(network=resnet18, loss=ours, fold=folds, seed=seeds(1)),
+            *cells(network=dual, loss={**ours, "ce": BASELINES["ce"]}, fold=folds, seed=seeds(2)),
+            *cells(network=resnet18, loss=ours, fold=folds, seed={1: {"seed": 1}}),
         ),
         metrics={"TO1": metrics, "TO2": metrics},
         baseline={"network": "dual", "loss": "wlsrl-target"},
