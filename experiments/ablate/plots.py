@@ -58,6 +58,7 @@ def _draw(
             panel(one, rows, (task, metric))
             one.set_title(metric_name(metric), fontsize=9)
             one.grid(axis="x", lw=0.4, alpha=0.5)
+            one.locator_params(axis="x", nbins=4)  # more labels meet
         axes[0].set_yticks(range(len(rows)), [_label(row) for row in rows])
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
         figure.savefig(path, metadata={"Date": None, "Creator": None})

@@ -1,0 +1,36 @@
+"""OCTDL: the dual-stream network against a ResNet-18 of twenty times its parameters, five folds.
+
+python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+python experiments/ablation.py --grid=octdl_networks --output=runs/ablation-octdl_networks \
+  --data_dir=DATA
+
+Networks differ between cells, and the learning rate: each has the one that was best for it on
+validation (experiments/README.md). At the full recipe a ResNet-18 takes an hour a fold on 2 cores.
+"""
+
+from ablate.axes import NETWORKS, OCTDL_REDUCED, WLSRL
+from ablate.grid import Grid, cells, seeds
+
+
+def get_grid() -> Grid:
+    """Returns the grid."""
+    metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+    return Grid(
+        name="octdl_networks",
+        config="configs/oct.py:octdl",
+        description=(
+            "OCTDL, out-of-fold predictions of 5 folds by patient, pooled; 96x192 pixels instead "
+            "of 128x256, 40 epochs from scratch. The dual-stream network has 0.56 M "
+            "parameters, the ResNet-18 11.2 M."
+        ),
+        common=OCTDL_REDUCED,
+        cells=cells(
+            network=NETWORKS,
+            loss={"wlsrl-target": WLSRL["wlsrl-target"]},
+            fold={fold: {"data.fold": fold} for fold in range(5)},
+            seed=seeds(1),
+        ),
+        metrics={"TO1": metrics, "TO2": metrics},
+        baseline={"network": "dual"},
+        pooled=True,
+    )
