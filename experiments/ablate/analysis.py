@@ -309,5 +309,5 @@ def _seed(record: Record) -> Any:
 
 def _machine(record: Record) -> str:
     machine = record.document["machine"]
-    kinds = {device.partition("(")[0].partition(":")[0] for device in machine["devices"]}
+    kinds = {device.partition("(")[0].partition(":")[0].strip() for device in machine["devices"]}
     return f"{machine['processor']}, {machine['cores']} cores, {', '.join(sorted(kinds))}"

@@ -106,6 +106,11 @@ def seeds(count: int) -> Axis:
     return {seed: {"seed": seed} for seed in range(count)}
 
 
+def folds(count: int) -> Axis:
+    """The folds 0 to count - 1 of a cross-validation."""
+    return {fold: {"data.fold": fold} for fold in range(count)}
+
+
 def load_grid(path: Path) -> Grid:
     """Reads a grid file and checks what can be checked without the project's configs.
 

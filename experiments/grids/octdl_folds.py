@@ -8,15 +8,12 @@ are those of configs/oct.py.
 """
 
 from ablate.axes import BASELINES, NETWORKS, WLSRL
-from ablate.grid import Grid, cells, seeds
+from ablate.grid import Grid, cells, folds, seeds
 
 
 def get_grid() -> Grid:
     """Returns the grid."""
     metrics = ("balanced_accuracy", "macro_f1", "auroc", "ece")
-    folds = {fold: {"data.fold": fold} for fold in range(5)}
-    ours = {"wlsrl-target": WLSRL["wlsrl-target"]}
-    dual = {"dual": NETWORKS["dual"]}
     return Grid(
         name="octdl_folds",
         config="configs/oct.py:octdl",
@@ -25,7 +22,12 @@ def get_grid() -> Grid:
             "100 epochs from scratch."
         ),
         common={},
-        cells=cells(network=dual, loss={**ours, "ce": BASELINES["ce"]}, fold=folds, seed=seeds(1)),
+        cells=cells(
+            network={"dual": NETWORKS["dual"]},
+            loss={"wlsrl-target": WLSRL["wlsrl-target"], "ce": BASELINES["ce"]},
+            fold=folds(5),
+            seed=seeds(1),
+        ),
         metrics={"TO1": metrics, "TO2": metrics},
         baseline={"network": "dual", "loss": "wlsrl-target"},
         pooled=True,

@@ -9,7 +9,7 @@ validation (experiments/README.md). At the full recipe a ResNet-18 takes an hour
 """
 
 from ablate.axes import NETWORKS, OCTDL_REDUCED, WLSRL
-from ablate.grid import Grid, cells, seeds
+from ablate.grid import Grid, cells, folds, seeds
 
 
 def get_grid() -> Grid:
@@ -27,7 +27,7 @@ def get_grid() -> Grid:
         cells=cells(
             network=NETWORKS,
             loss={"wlsrl-target": WLSRL["wlsrl-target"]},
-            fold={fold: {"data.fold": fold} for fold in range(5)},
+            fold=folds(5),
             seed=seeds(1),
         ),
         metrics={"TO1": metrics, "TO2": metrics},

@@ -110,11 +110,8 @@ def augment(
     if speckle or noise:
         pixels = image.astype(np.float32)
         if speckle:
-            gain = rng.standard_normal(pixels.shape, dtype=np.float32)
-            gain *= speckle
-            gain += 1.0
-            pixels *= gain
+            pixels *= 1.0 + speckle * rng.standard_normal(pixels.shape, dtype=np.float32)
         if noise:
             pixels += 255.0 * noise * rng.standard_normal(pixels.shape, dtype=np.float32)
-        image = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
+        image = np.clip(pixels, 0, 255).astype(np.uint8)
     return image
