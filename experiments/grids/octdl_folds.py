@@ -3,8 +3,9 @@
 python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl_folds --output=runs/ablation-octdl_folds --data_dir=DATA
 
-Losses differ between cells and nothing else does: data, network, epochs, optimizer and augmentation
-are those of configs/oct.py.
+The two losses that were best on validation in octdl.py, and cross-entropy. Losses differ between
+cells and nothing else does: data, network, epochs, optimizer and augmentation are those of
+configs/oct.py.
 """
 
 from ablate.axes import BASELINES, NETWORKS, WLSRL
@@ -24,7 +25,10 @@ def get_grid() -> Grid:
         common={},
         cells=cells(
             network={"dual": NETWORKS["dual"]},
-            loss={"wlsrl-target": WLSRL["wlsrl-target"], "ce": BASELINES["ce"]},
+            loss={
+                "wlsrl-target": WLSRL["wlsrl-target"],
+                **{name: BASELINES[name] for name in ("weighted-ce", "ce")},
+            },
             fold=folds(5),
             seed=seeds(1),
         ),

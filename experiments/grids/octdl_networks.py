@@ -5,10 +5,10 @@ python experiments/ablation.py --grid=octdl_networks --output=runs/ablation-octd
   --data_dir=DATA
 
 Networks differ between cells, and the learning rate: each has the one that was best for it on
-validation (experiments/README.md). At the full recipe a ResNet-18 takes an hour a fold on 2 cores.
+validation (experiments/README.md). A ResNet-18 takes an hour a fold on 2 cores; these ran on a GPU.
 """
 
-from ablate.axes import NETWORKS, OCTDL_REDUCED, WLSRL
+from ablate.axes import NETWORKS, WLSRL
 from ablate.grid import Grid, cells, folds, seeds
 
 
@@ -19,11 +19,11 @@ def get_grid() -> Grid:
         name="octdl_networks",
         config="configs/oct.py:octdl",
         description=(
-            "OCTDL, out-of-fold predictions of 5 folds by patient, pooled; 96x192 pixels instead "
-            "of 128x256, 40 epochs from scratch. The dual-stream network has 0.56 M "
-            "parameters, the ResNet-18 11.2 M."
+            "OCTDL, out-of-fold predictions of 5 folds by patient, pooled; 128x256 pixels, "
+            "100 epochs from scratch. The dual-stream network has 0.56 M parameters, the "
+            "ResNet-18 11.2 M."
         ),
-        common=OCTDL_REDUCED,
+        common={},
         cells=cells(
             network=NETWORKS,
             loss={"wlsrl-target": WLSRL["wlsrl-target"]},
