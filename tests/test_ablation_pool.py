@@ -1,5 +1,6 @@
 """Out-of-fold predictions are pooled before a metric is computed."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -90,3 +91,8 @@ def test_the_tables_hold_the_metrics_of_all_folds_together(tmp_path, monkeypatch
     text = markdown(grid, found)
     assert "out-of-fold predictions of 3 folds together" in text and "3 of 3" in text
     assert "one seed, 51 test images" in text
+    assert "Differences are to the row with loss = ce" in text
+    alone = [c for c in grid.cells if c.labels["loss"] == "ce"]
+    grid = dataclasses.replace(grid, cells=tuple(alone))
+    text = markdown(grid, analysis.analyse(grid, tmp_path, states, replicates=50))
+    assert "Difference" not in text and "3 of 3" in text

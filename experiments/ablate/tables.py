@@ -90,9 +90,14 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
         grid.description,
         f"Mean over {over}, {tested}; in brackets the 95% interval over {both} (hierarchical "
         "bootstrap).",
-        f"Differences are to the row with {baseline_text(grid)} and otherwise the same labels, "
-        f"paired by seed and {unit[:-1]}; p is two-sided, Holm's p is corrected for the "
-        f"{analysis.comparisons} comparisons of this grid.",
+    ]
+    if any(row.differences for row in analysis.rows):
+        found.append(
+            f"Differences are to the row with {baseline_text(grid)} and otherwise the same labels, "
+            f"paired by seed and {unit[:-1]}; p is two-sided, Holm's p is corrected for the "
+            f"{analysis.comparisons} comparisons of this grid."
+        )
+    found += [
         "ECE has no interval and no test: resampling raises it by itself.",
         "Seconds: wall time of a cell from start to test results, of cells that ran in one go.",
         "Machine: " + "; ".join(analysis.machines) + ".",

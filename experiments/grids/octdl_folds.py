@@ -1,14 +1,13 @@
-"""OCTDL at the full recipe: five folds, each opened once.
+"""OCTDL at the full recipe on five folds, each opened once: what configs/oct.py reaches.
 
 python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl_folds --output=runs/ablation-octdl_folds --data_dir=DATA
 
-The two losses that were best on validation in octdl.py, and cross-entropy. Losses differ between
-cells and nothing else does: data, network, epochs, optimizer and augmentation are those of
-configs/oct.py.
+Data, network, loss, epochs, optimizer and augmentation are those of the config. Other losses and
+networks, on one machine: octdl_full.py.
 """
 
-from ablate.axes import BASELINES, NETWORKS, WLSRL
+from ablate.axes import NETWORKS, WLSRL
 from ablate.grid import Grid, cells, folds, seeds
 
 
@@ -25,10 +24,7 @@ def get_grid() -> Grid:
         common={},
         cells=cells(
             network={"dual": NETWORKS["dual"]},
-            loss={
-                "wlsrl-target": WLSRL["wlsrl-target"],
-                **{name: BASELINES[name] for name in ("weighted-ce", "ce")},
-            },
+            loss={"wlsrl-target": WLSRL["wlsrl-target"]},
             fold=folds(5),
             seed=seeds(1),
         ),
