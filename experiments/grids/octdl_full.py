@@ -1,4 +1,4 @@
-"""OCTDL at the full recipe, five folds: three losses, and a ResNet-18 of twenty times the parameters.
+"""OCTDL at the full recipe, five folds: three losses, and a ResNet-18.
 
 python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl_full --output=runs/ablation-octdl_full --data_dir=DATA
