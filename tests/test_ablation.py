@@ -15,18 +15,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import ablation
+from ablate import check, record, tables
+from ablate.analysis import analyse
+from ablate.grid import Cell, cells, load_grid, seeds
+from ablate.statistics import Sample, estimate, holm
 from tests.tiny import ROOT
 from wlsrl_jax.architectures import make_network
 from wlsrl_jax.evidence import bootstrap
 from wlsrl_jax.model_summary import stages
 from wlsrl_jax.workdir import read_json, write_json
-
-sys.path.insert(0, str(ROOT / "experiments"))
-import ablation  # noqa: E402
-from ablate import check, record, tables  # noqa: E402
-from ablate.analysis import analyse  # noqa: E402
-from ablate.grid import Cell, cells, load_grid, seeds  # noqa: E402
-from ablate.statistics import Sample, estimate, holm  # noqa: E402
 
 GRIDS = sorted((ROOT / "experiments" / "grids").glob("*.py"))
 

@@ -1,45 +1,16 @@
 """Out-of-fold predictions are pooled before a metric is computed."""
 
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from tests.tiny import ROOT
-
-sys.path.insert(0, str(ROOT / "experiments"))
-from ablate import analysis  # noqa: E402
-from ablate.grid import Grid, cells, seeds  # noqa: E402
-from ablate.pool import pooled  # noqa: E402
-from ablate.record import Record  # noqa: E402
-from ablate.tables import markdown  # noqa: E402
-
-from wlsrl_jax.tasks import make_tasks  # noqa: E402
-
-TASKS = make_tasks("oct", ("AMD", "DME", "NO"), "NO")
-FOLDS = {k: {"data.fold": k} for k in range(3)}
-LOSSES = {"ce": {"loss.name": "ce"}, "ls": {"loss.name": "ls"}}
-
-
-def make_record(name, fold, seed, count=17):
-    rng = np.random.default_rng([fold, 7])
-    labels = {t.name: rng.integers(0, t.num_classes, count) for t in TASKS}
-    own = np.random.default_rng([fold, seed, len(name), 9])
-    probabilities = {
-        t.name: own.dirichlet(np.ones(t.num_classes), count).astype(np.float32) for t in TASKS
-    }
-    document = {
-        "config": {"seed": seed, "data": {"fold": fold}, "task_weights": {"TO1": 1.0, "TO2": 1.0}},
-        "predictions_sha256": f"{name}{fold}{seed}", "dataset": "octdl", "has_patient_ids": True,
-        "phantom": False, "seconds": 2.0, "starts": 1,
-        "machine": {"processor": "P", "cores": 2, "devices": ["cpu:0"]},
-    }  # fmt: skip
-    ids = np.sort(rng.choice(10_000, count, replace=False)) * 3 + fold
-    groups = ids // 60 * 3 + fold
-    return Record(name, document, TASKS, ids.astype("u8"), groups.astype("u8"), labels,
-                  probabilities)  # fmt: skip
+from ablate.grid import Grid, cells, seeds
+from ablate.plots import write_plots
+from ablate.pool import pooled
+from ablate.tables import markdown
+from tests.invented_records import FOLDS, LOSSES, TASKS, analysed, make_record
 
 
 def test_every_image_once_and_only_complete_seeds():
@@ -71,12 +42,7 @@ def test_the_tables_hold_the_metrics_of_all_folds_together(tmp_path, monkeypatch
         metrics={"TO1": ("macro_f1", "balanced_accuracy")}, baseline={"loss": "ce"}, pooled=True,
     )  # fmt: skip
     records = {c.name: make_record(c.labels["loss"], c.labels["fold"], 0) for c in grid.cells}
-    (tmp_path / "records").mkdir()
-    for name in records:
-        (tmp_path / "records" / f"{name}.json").write_text("{}")
-    monkeypatch.setattr(analysis, "read_record", lambda directory, name: records[name])
-    states = dict.fromkeys(records, "finished")
-    found = analysis.analyse(grid, tmp_path, states, replicates=50)
+    found = analysed(grid, records, tmp_path, monkeypatch)
     for row in found.rows:
         mine = [records[c.name] for c in grid.cells if c.condition == row.condition]
         truth = np.concatenate([r.labels["TO1"] for r in mine])
@@ -94,5 +60,8 @@ def test_the_tables_hold_the_metrics_of_all_folds_together(tmp_path, monkeypatch
     assert "Differences are to the row with loss = ce" in text
     alone = [c for c in grid.cells if c.labels["loss"] == "ce"]
     grid = dataclasses.replace(grid, cells=tuple(alone))
-    text = markdown(grid, analysis.analyse(grid, tmp_path, states, replicates=50))
+    found = analysed(grid, records, tmp_path, monkeypatch)
+    text = markdown(grid, found)
     assert "Difference" not in text and "3 of 3" in text
+    write_plots(grid, found, tmp_path)
+    assert not list((tmp_path / "plots").iterdir())

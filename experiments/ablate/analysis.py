@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ablate.ensemble import ensembled
 from ablate.grid import Cell, Grid
 from ablate.pool import pooled
 from ablate.record import Record, json_path, read_record
@@ -53,6 +54,11 @@ class Row:
       values: (task, metric) -> estimate; nothing for a head that was not trained.
       differences: the same to the baseline; empty for the baseline itself.
       seconds: mean time of its cells that ran in one go; NaN if none did.
+      seeds: that its values are of.
+      ensemble: the values with the probabilities of its seeds averaged; empty with one seed, or
+        where the grid does not ask for it.
+      gains: of the ensemble over the mean of its seeds one by one, on the same images; an interval
+        over patients alone.
     """
 
     condition: Condition
@@ -60,6 +66,9 @@ class Row:
     values: Mapping[Key, Estimate]
     differences: Mapping[Key, Difference]
     seconds: float
+    seeds: int
+    ensemble: Mapping[Key, Estimate]
+    gains: Mapping[Key, Estimate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Analysis:
     Attributes:
       rows: the conditions, in the grid's order.
       comparisons: number of differences that were tested.
+      fewest_seeds: of a condition that has values.
       seeds: most seeds of a condition.
       folds: most folds of a condition.
       groups: patients of the test sets, over all folds.
@@ -80,6 +90,7 @@ class Analysis:
 
     rows: tuple[Row, ...]
     comparisons: int
+    fewest_seeds: int
     seeds: int
     folds: int
     groups: int
@@ -152,27 +163,30 @@ def analyse(
         counts: dict[str, int] = {}
         for cell in cells:
             counts[states[cell.name]] = counts.get(states[cell.name], 0) + 1
+        together = ensembled(tested[condition]) if grid.ensemble else []
+        ensemble = _samples(grid, together, replicates, cache)
         rows.append(
             Row(
                 condition,
                 counts,
-                {
-                    key: _value(key, [_stacked(s) for s in by_fold.values()])
-                    for key, by_fold in samples[condition].items()
-                },
+                _values(samples[condition]),
                 {
                     key: Difference(raw[c, key], corrected[c, key])
                     for c, key in keys
                     if c == condition
                 },
                 float(np.mean(undisturbed)) if undisturbed else math.nan,
+                len({_seed(r) for r in tested[condition]}),
+                _values(ensemble),
+                _gains(ensemble, samples[condition]),
             )
         )
     sets = {(r.document["dataset"], _fold(r)): r for r in records.values()}
     return Analysis(
         tuple(rows),
         sum(not math.isnan(raw[k].p) for k in keys),
-        max(len({_seed(r) for r in _of(cells, records)}) for cells in members.values()),
+        min((row.seeds for row in rows if row.seeds), default=0),
+        max(row.seeds for row in rows),
         len({_fold(r) for r in records.values()}),
         sum(np.unique(r.groups).size for r in sets.values()),
         sum(r.ids.size for r in sets.values()),
@@ -267,6 +281,30 @@ def _stacked(by_seed: BySeed) -> Sample:
         np.concatenate([s.drawn for s in ordered]),
         ordered[0].groups,
     )
+
+
+def _values(samples: Mapping[Key, Mapping[Any, BySeed]]) -> dict[Key, Estimate]:
+    return {
+        key: _value(key, [_stacked(s) for s in by_fold.values()])
+        for key, by_fold in samples.items()
+    }
+
+
+def _gains(
+    ensemble: Mapping[Key, Mapping[Any, BySeed]], single: Mapping[Key, Mapping[Any, BySeed]]
+) -> dict[Key, Estimate]:
+    """Ensembles minus the mean of their seeds, fold by fold."""
+    found = {}
+    for key, by_fold in ensemble.items():
+        if key[1] not in WITHOUT_INTERVAL:
+            pairs = [(_stacked(s), _stacked(single[key][fold])) for fold, s in by_fold.items()]
+            found[key] = estimate([whole - _mean_seed(seeds) for whole, seeds in pairs])
+    return found
+
+
+def _mean_seed(sample: Sample) -> Sample:
+    point, drawn = (v.mean(axis=0, keepdims=True) for v in (sample.point, sample.drawn))
+    return Sample(point, drawn, sample.groups)
 
 
 def _value(key: Key, samples: Sequence[Sample]) -> Estimate:

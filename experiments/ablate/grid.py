@@ -56,6 +56,7 @@ class Grid:
         has these values and, in all other columns, those of the condition.
       pooled: whether metrics are of the out-of-fold predictions of all folds together, instead of
         means over folds.
+      ensemble: whether the tables also hold every condition's ensemble of its seeds.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Grid:
     metrics: Mapping[str, Sequence[str]]
     baseline: Mapping[str, Any]
     pooled: bool = False
+    ensemble: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -23,14 +23,16 @@ STYLE: Any = {
 
 
 def write_plots(grid: Grid, analysis: Analysis, directory: Path) -> None:
-    """Writes ``plots/TASK-differences.svg`` and ``plots/TASK-seeds.svg``."""
+    """Writes ``plots/TASK-differences.svg`` and ``plots/TASK-seeds.svg``, if there are several."""
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     for task in grid.metrics:
         if compared(grid, analysis, task):
             _draw(grid, analysis, task, compared(grid, analysis, task), _differences,
                   folder / f"{task}-differences.svg")  # fmt: skip
-        _draw(grid, analysis, task, list(grid.metrics[task]), _seeds, folder / f"{task}-seeds.svg")
+        if analysis.seeds > 1 or len(analysis.rows) > 1:  # else it would be a dot
+            _draw(grid, analysis, task, list(grid.metrics[task]), _seeds,
+                  folder / f"{task}-seeds.svg")  # fmt: skip
 
 
 def _draw(

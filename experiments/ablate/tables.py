@@ -77,9 +77,14 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
     tested = f"{analysis.images} test images"
     if analysis.groups != analysis.images:
         tested += f" in {analysis.groups} groups"
+    uneven = analysis.fewest_seeds < analysis.seeds
     over = f"{analysis.seeds} seeds" if analysis.seeds > 1 else "one seed"
+    if uneven:
+        over = f"{analysis.fewest_seeds} to {over}"
     over += f" and {analysis.folds} folds" if analysis.folds > 1 and not grid.pooled else ""
     both = f"seeds and {unit}" if analysis.seeds > 1 else f"{unit} alone, not over seeds"
+    if uneven and analysis.fewest_seeds == 1:
+        both += f", of rows with one seed over {unit} alone"
     found = [PHANTOM_NOTE + "."] if analysis.phantom else []
     if grid.pooled:
         found.append(
@@ -92,10 +97,16 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
         "bootstrap).",
     ]
     if any(row.differences for row in analysis.rows):
+        pairs = ", on the seeds of both" if uneven else ""
         found.append(
             f"Differences are to the row with {baseline_text(grid)} and otherwise the same labels, "
-            f"paired by seed and {unit[:-1]}; p is two-sided, Holm's p is corrected for the "
+            f"paired by seed and {unit[:-1]}{pairs}; p is two-sided, Holm's p is corrected for the "
             f"{analysis.comparisons} comparisons of this grid."
+        )
+    if any(row.ensemble for row in analysis.rows):
+        found.append(
+            "Ensemble: the probabilities of a condition's seeds are averaged; its gain is over the "
+            f"mean of the same seeds one by one, with an interval over {unit} alone and no test."
         )
     found += [
         "ECE has no interval and no test: resampling raises it by itself.",
@@ -143,6 +154,26 @@ def difference_table(grid: Grid, analysis: Analysis, task: str) -> list[list[str
     return table
 
 
+def ensemble_table(grid: Grid, analysis: Analysis, task: str) -> list[list[str]]:
+    """Ensembles of a task: the header, then a row a condition that has one; [] without any."""
+    rows = [row for row in analysis.rows if any(key[0] == task for key in row.ensemble)]
+    if not rows:
+        return []
+    with_gain = {key[1] for row in rows for key in row.gains if key[0] == task}
+    header = [*columns_of(grid), "seeds"]
+    for metric in grid.metrics[task]:
+        header += [metric_name(metric), *(["gain"] if metric in with_gain else [])]
+    table = [header]
+    for row in rows:
+        cells = [*_labels(row), str(row.seeds)]
+        for metric in grid.metrics[task]:
+            cells.append(with_interval(row.ensemble.get((task, metric))))
+            if metric in with_gain:
+                cells.append(with_interval(row.gains.get((task, metric)), signed=True))
+        table.append(cells)
+    return table
+
+
 def compared(grid: Grid, analysis: Analysis, task: str) -> list[str]:
     """Metrics of a task that are compared with the baseline."""
     found = {key[1] for row in analysis.rows for key in row.differences if key[0] == task}
@@ -157,6 +188,8 @@ def markdown(grid: Grid, analysis: Analysis) -> str:
         if compared(grid, analysis, task):
             table = _markdown(difference_table(grid, analysis, task), len(columns_of(grid)))
             parts += [f"Difference to {baseline_text(grid)}:", table]
+        if ensembles := ensemble_table(grid, analysis, task):
+            parts += ["Ensembles of seeds:", _markdown(ensembles, len(columns_of(grid)))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -172,6 +205,9 @@ def latex(grid: Grid, analysis: Analysis) -> str:
             text = f"{task}: difference to {baseline_text(grid)}. {caption}"
             table = difference_table(grid, analysis, task)
             parts.append(_latex(table, text, f"{label}-differences", left))
+        if ensembles := ensemble_table(grid, analysis, task):
+            text = f"{task}: ensembles of seeds. {caption}"
+            parts.append(_latex(ensembles, text, f"{label}-ensembles", left))
     return "\n\n".join(parts) + "\n"
 
 

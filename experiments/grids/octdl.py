@@ -28,4 +28,5 @@ def get_grid() -> Grid:
         ),
         metrics={"TO1": metrics, "TO2": metrics},
         baseline={"loss": "ce"},
+        ensemble=True,
     )
