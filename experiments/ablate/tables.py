@@ -87,8 +87,9 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
         both += f", of rows with one seed over {unit} alone"
     found = [PHANTOM_NOTE + "."] if analysis.phantom else []
     if grid.pooled:
+        folds = len({cell.labels.get("fold") for cell in grid.cells})
         found.append(
-            f"Every value is of the out-of-fold predictions of {analysis.folds} folds together, "
+            f"Every value is of the out-of-fold predictions of {folds} folds together, "
             "each image predicted once, by a network that saw no image of its patient."
         )
     found += [
