@@ -30,6 +30,13 @@ def make_record(name, fold, seed, count=17):
                   probabilities)  # fmt: skip
 
 
+def invented(grid):
+    return {
+        cell.name: make_record(*(cell.labels[column] for column in ("loss", "fold", "seed")))
+        for cell in grid.cells
+    }
+
+
 def analysed(grid, records, directory, monkeypatch):
     (directory / "records").mkdir(exist_ok=True)
     for name in records:

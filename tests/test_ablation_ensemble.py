@@ -7,14 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from ablate.ensemble import ensembled
 from ablate.grid import Grid, cells, seeds
 from ablate.tables import ensemble_table, latex, markdown
-from tests.invented_records import FOLDS, LOSSES, TASKS, analysed, make_record
-
-
-def made(grid):
-    labels = {cell.name: cell.labels for cell in grid.cells}
-    return {
-        name: make_record(own["loss"], own["fold"], own["seed"]) for name, own in labels.items()
-    }
+from tests.invented_records import FOLDS, LOSSES, TASKS, analysed, invented, make_record
 
 
 def test_mean_of_the_seeds_of_each_fold():
@@ -37,10 +30,7 @@ def test_the_tables_hold_ensembles_and_their_gain(tmp_path, monkeypatch, pool):
         metrics={"TO1": ("balanced_accuracy", "ece")}, baseline={"loss": "ce"},
         pooled=pool, ensemble=True,
     )  # fmt: skip
-    records = {
-        c.name: make_record(c.labels["loss"], c.labels["fold"], c.labels["seed"])
-        for c in grid.cells
-    }
+    records = invented(grid)
     found = analysed(grid, records, tmp_path, monkeypatch)
     ce, ls = found.rows
     assert (found.fewest_seeds, found.seeds, ce.seeds, ls.seeds) == (1, 3, 3, 1)
@@ -83,10 +73,7 @@ def test_no_ensemble_where_the_grid_asks_for_none(tmp_path, monkeypatch):
         cells=cells(loss=LOSSES, fold={0: FOLDS[0]}, seed=seeds(2)),
         metrics={"TO1": ("balanced_accuracy",)}, baseline={"loss": "ce"},
     )  # fmt: skip
-    records = {
-        c.name: make_record(c.labels["loss"], c.labels["fold"], c.labels["seed"])
-        for c in grid.cells
-    }
+    records = invented(grid)
     found = analysed(grid, records, tmp_path, monkeypatch)
     text = markdown(grid, found)
     assert "nsemble" not in text.removeprefix("# Ablation ensemble")

@@ -10,7 +10,7 @@ from ablate.grid import Grid, cells, seeds
 from ablate.plots import write_plots
 from ablate.pool import pooled
 from ablate.tables import markdown
-from tests.invented_records import FOLDS, LOSSES, TASKS, analysed, make_record
+from tests.invented_records import FOLDS, LOSSES, TASKS, analysed, invented, make_record
 
 
 def test_every_image_once_and_only_complete_seeds():
@@ -41,7 +41,7 @@ def test_the_tables_hold_the_metrics_of_all_folds_together(tmp_path, monkeypatch
         cells=cells(loss=LOSSES, fold=FOLDS, seed=seeds(1)),
         metrics={"TO1": ("macro_f1", "balanced_accuracy")}, baseline={"loss": "ce"}, pooled=True,
     )  # fmt: skip
-    records = {c.name: make_record(c.labels["loss"], c.labels["fold"], 0) for c in grid.cells}
+    records = invented(grid)
     found = analysed(grid, records, tmp_path, monkeypatch)
     for row in found.rows:
         mine = [records[c.name] for c in grid.cells if c.condition == row.condition]

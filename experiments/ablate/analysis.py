@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.ensemble import ensembled
-from ablate.grid import Cell, Grid
+from ablate.grid import Cell, Grid, count_folds
 from ablate.pool import pooled
 from ablate.record import Record, json_path, read_record
 from ablate.statistics import Estimate, Sample, estimate, holm
@@ -78,8 +78,6 @@ class Analysis:
     Attributes:
       rows: the conditions, in the grid's order.
       comparisons: number of differences that were tested.
-      fewest_seeds: of a condition that has values.
-      seeds: most seeds of a condition.
       folds: most folds of a condition.
       groups: patients of the test sets, over all folds.
       images: images of the test sets, over all folds.
@@ -90,14 +88,22 @@ class Analysis:
 
     rows: tuple[Row, ...]
     comparisons: int
-    fewest_seeds: int
-    seeds: int
     folds: int
     groups: int
     images: int
     has_patient_ids: bool
     phantom: bool
     machines: tuple[str, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Most seeds of a condition."""
+        return max(row.seeds for row in self.rows)
+
+    @property
+    def fewest_seeds(self) -> int:
+        """Fewest seeds of a condition that has values; 0 if none has."""
+        return min((row.seeds for row in self.rows if row.seeds), default=0)
 
 
 def analyse(
@@ -137,9 +143,7 @@ def analyse(
     tested = {condition: _of(cells, records) for condition, cells in members.items()}
     if grid.pooled:
         tested = {
-            condition: pooled(
-                found, len({c.overrides.get("data.fold") for c in members[condition]})
-            )
+            condition: pooled(found, count_folds(members[condition]))
             for condition, found in tested.items()
         }
     samples = {c: _samples(grid, found, replicates, cache) for c, found in tested.items()}
@@ -176,18 +180,16 @@ def analyse(
                     if c == condition
                 },
                 float(np.mean(undisturbed)) if undisturbed else math.nan,
-                len({_seed(r) for r in tested[condition]}),
+                len({r.seed for r in tested[condition]}),
                 _values(ensemble),
                 _gains(ensemble, samples[condition]),
             )
         )
-    sets = {(r.document["dataset"], _fold(r)): r for r in records.values()}
+    sets = {(r.document["dataset"], r.fold): r for r in records.values()}
     return Analysis(
         tuple(rows),
         sum(not math.isnan(raw[k].p) for k in keys),
-        min((row.seeds for row in rows if row.seeds), default=0),
-        max(row.seeds for row in rows),
-        len({_fold(r) for r in records.values()}),
+        len({r.fold for r in records.values()}),
         sum(np.unique(r.groups).size for r in sets.values()),
         sum(r.ids.size for r in sets.values()),
         all(r.document["has_patient_ids"] for r in records.values()),
@@ -218,7 +220,7 @@ def _samples(
                 continue
             for metric, sample in _sample(task, record, wanted, replicates, cache).items():
                 by_fold = found.setdefault((task.name, metric), {})
-                by_fold.setdefault(_fold(record), {})[_seed(record)] = sample
+                by_fold.setdefault(record.fold, {})[record.seed] = sample
     return found
 
 
@@ -321,7 +323,7 @@ def _check_test_sets(records: Any) -> None:
     """Paired differences need the same images, patients and labels."""
     seen: dict[Any, Record] = {}
     for record in records:
-        key = (record.document["dataset"], _fold(record))
+        key = (record.document["dataset"], record.fold)
         first = seen.setdefault(key, record)
         same = np.array_equal(first.ids, record.ids) and np.array_equal(first.groups, record.groups)
         if not same or any(
@@ -335,14 +337,6 @@ def _check_test_sets(records: Any) -> None:
 
 def _of(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[Record]:
     return [records[cell.name] for cell in cells if cell.name in records]
-
-
-def _fold(record: Record) -> Any:
-    return record.document["config"]["data"]["fold"]
-
-
-def _seed(record: Record) -> Any:
-    return record.document["config"]["seed"]
 
 
 def _machine(record: Record) -> str:

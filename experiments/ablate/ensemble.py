@@ -7,13 +7,13 @@ Reference:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ablate.record import Record
+from ablate.record import Record, merged_document
 
 SEED = "ensemble"
 """What stands in place of a seed's number."""
@@ -30,28 +30,18 @@ def ensembled(records: Sequence[Record]) -> list[Record]:
     """
     by_fold: dict[Any, list[Record]] = {}
     for record in records:
-        by_fold.setdefault(record.document["config"]["data"]["fold"], []).append(record)
+        by_fold.setdefault(record.fold, []).append(record)
     return [_mean(parts) for parts in by_fold.values() if len(parts) > 1]
 
 
 def _mean(parts: Sequence[Record]) -> Record:
     first = parts[0]
-    hashes = "".join(sorted(part.document["predictions_sha256"] for part in parts))
-    probabilities: Mapping[str, np.ndarray] = {
-        task: np.mean([part.probabilities[task] for part in parts], axis=0)
-        for task in first.probabilities
-    }
-    document = {
-        **first.document,
-        "config": {**first.document["config"], "seed": SEED},
-        "predictions_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-    }
-    return Record(
-        f"{first.name}-{SEED}",
-        document,
-        first.tasks,
-        first.ids,
-        first.groups,
-        first.labels,
-        probabilities,
+    return dataclasses.replace(
+        first,
+        name=f"{first.name}-{SEED}",
+        document=merged_document(parts, {**first.document["config"], "seed": SEED}),
+        probabilities={
+            task: np.mean([part.probabilities[task] for part in parts], axis=0)
+            for task in first.probabilities
+        },
     )

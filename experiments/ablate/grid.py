@@ -113,6 +113,11 @@ def folds(count: int) -> Axis:
     return {fold: {"data.fold": fold} for fold in range(count)}
 
 
+def count_folds(of: Sequence[Cell]) -> int:
+    """How many folds some cells are of."""
+    return len({cell.overrides.get("data.fold") for cell in of})
+
+
 def load_grid(path: Path) -> Grid:
     """Reads a grid file and checks what can be checked without the project's configs.
 

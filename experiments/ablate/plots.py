@@ -23,14 +23,17 @@ STYLE: Any = {
 
 
 def write_plots(grid: Grid, analysis: Analysis, directory: Path) -> None:
-    """Writes ``plots/TASK-differences.svg`` and ``plots/TASK-seeds.svg``, if there are several."""
+    """Writes ``plots/TASK-differences.svg`` and ``plots/TASK-seeds.svg``.
+
+    The first only with differences, the second only with several conditions or seeds.
+    """
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     for task in grid.metrics:
         if compared(grid, analysis, task):
             _draw(grid, analysis, task, compared(grid, analysis, task), _differences,
                   folder / f"{task}-differences.svg")  # fmt: skip
-        if analysis.seeds > 1 or len(analysis.rows) > 1:  # else it would be a dot
+        if analysis.seeds > 1 or len(analysis.rows) > 1:
             _draw(grid, analysis, task, list(grid.metrics[task]), _seeds,
                   folder / f"{task}-seeds.svg")  # fmt: skip
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ablate.record import Record
+from ablate.record import Record, merged_document
 
 FOLD = "pooled"
 """What stands in place of a fold's number."""
@@ -32,7 +31,7 @@ def pooled(records: Sequence[Record], folds: int) -> list[Record]:
     """
     by_seed: dict[Any, list[Record]] = {}
     for record in records:
-        by_seed.setdefault(record.document["config"]["seed"], []).append(record)
+        by_seed.setdefault(record.seed, []).append(record)
     return [_joined(parts) for parts in by_seed.values() if len(parts) == folds]
 
 
@@ -50,17 +49,11 @@ def _joined(parts: Sequence[Record]) -> Record:
     def joined(of: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([d[name] for d in of])[order] for name in of[0]}
 
-    hashes = "".join(part.document["predictions_sha256"] for part in parts)
     config = first.document["config"]
     config = {**config, "data": {**config["data"], "fold": FOLD}}
-    document = {
-        **first.document,
-        "config": config,
-        "predictions_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-    }
     return Record(
         f"{first.name}-{FOLD}",
-        document,
+        merged_document(parts, config),
         first.tasks,
         ids[order],
         np.concatenate([part.groups for part in parts])[order],

@@ -46,6 +46,26 @@ class Record:
     labels: Mapping[str, np.ndarray]
     probabilities: Mapping[str, np.ndarray]
 
+    @property
+    def seed(self) -> Any:
+        """Its seed, or what stands in place of it."""
+        return self.document["config"]["seed"]
+
+    @property
+    def fold(self) -> Any:
+        """The fold that it was tested on, or what stands in place of it."""
+        return self.document["config"]["data"]["fold"]
+
+
+def merged_document(parts: Sequence[Record], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of several records as one: of the first, with another config."""
+    hashes = "".join(part.document["predictions_sha256"] for part in parts)
+    return {
+        **parts[0].document,
+        "config": config,
+        "predictions_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+    }
+
 
 def json_path(directory: Path, name: str) -> Path:
     """Where the record of a cell is, or will be; written last."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.analysis import Analysis, Row
-from ablate.grid import REPEATS, Grid
+from ablate.grid import REPEATS, Grid, count_folds
 from ablate.statistics import Estimate
 from wlsrl_jax.run_log import PHANTOM_NOTE
 from wlsrl_jax.workdir import write_whole
@@ -87,10 +87,9 @@ def notes(grid: Grid, analysis: Analysis) -> list[str]:
         both += f", of rows with one seed over {unit} alone"
     found = [PHANTOM_NOTE + "."] if analysis.phantom else []
     if grid.pooled:
-        folds = len({cell.labels.get("fold") for cell in grid.cells})
         found.append(
-            f"Every value is of the out-of-fold predictions of {folds} folds together, "
-            "each image predicted once, by a network that saw no image of its patient."
+            f"Every value is of the out-of-fold predictions of {count_folds(grid.cells)} folds "
+            "together, each image predicted once, by a network that saw no image of its patient."
         )
     found += [
         grid.description,
@@ -156,10 +155,8 @@ def difference_table(grid: Grid, analysis: Analysis, task: str) -> list[list[str
 
 
 def ensemble_table(grid: Grid, analysis: Analysis, task: str) -> list[list[str]]:
-    """Ensembles of a task: the header, then a row a condition that has one; [] without any."""
+    """Ensembles of a task: the header, then a row a condition that has one."""
     rows = [row for row in analysis.rows if any(key[0] == task for key in row.ensemble)]
-    if not rows:
-        return []
     with_gain = {key[1] for row in rows for key in row.gains if key[0] == task}
     header = [*columns_of(grid), "seeds"]
     for metric in grid.metrics[task]:
@@ -175,6 +172,19 @@ def ensemble_table(grid: Grid, analysis: Analysis, task: str) -> list[list[str]]
     return table
 
 
+def further_tables(
+    grid: Grid, analysis: Analysis, task: str
+) -> list[tuple[str, str, list[list[str]]]]:
+    """What follows the values of a task where there is any: (label, title, table)."""
+    found = []
+    if compared(grid, analysis, task):
+        title = f"difference to {baseline_text(grid)}"
+        found.append(("differences", title, difference_table(grid, analysis, task)))
+    if any(key[0] == task for row in analysis.rows for key in row.ensemble):
+        found.append(("ensembles", "ensembles of seeds", ensemble_table(grid, analysis, task)))
+    return found
+
+
 def compared(grid: Grid, analysis: Analysis, task: str) -> list[str]:
     """Metrics of a task that are compared with the baseline."""
     found = {key[1] for row in analysis.rows for key in row.differences if key[0] == task}
@@ -186,11 +196,8 @@ def markdown(grid: Grid, analysis: Analysis) -> str:
     parts = [f"# Ablation {grid.name}", "\n".join(f"- {note}" for note in notes(grid, analysis))]
     for task in grid.metrics:
         parts += [f"## {task}", _markdown(value_table(grid, analysis, task), len(columns_of(grid)))]
-        if compared(grid, analysis, task):
-            table = _markdown(difference_table(grid, analysis, task), len(columns_of(grid)))
-            parts += [f"Difference to {baseline_text(grid)}:", table]
-        if ensembles := ensemble_table(grid, analysis, task):
-            parts += ["Ensembles of seeds:", _markdown(ensembles, len(columns_of(grid)))]
+        for _, title, table in further_tables(grid, analysis, task):
+            parts += [f"{title[0].upper()}{title[1:]}:", _markdown(table, len(columns_of(grid)))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -202,13 +209,8 @@ def latex(grid: Grid, analysis: Analysis) -> str:
         label = f"{grid.name}-{task}"
         table = value_table(grid, analysis, task)
         parts.append(_latex(table, f"{task}. {caption}", label, left))
-        if compared(grid, analysis, task):
-            text = f"{task}: difference to {baseline_text(grid)}. {caption}"
-            table = difference_table(grid, analysis, task)
-            parts.append(_latex(table, text, f"{label}-differences", left))
-        if ensembles := ensemble_table(grid, analysis, task):
-            text = f"{task}: ensembles of seeds. {caption}"
-            parts.append(_latex(ensembles, text, f"{label}-ensembles", left))
+        for name, title, table in further_tables(grid, analysis, task):
+            parts.append(_latex(table, f"{task}: {title}. {caption}", f"{label}-{name}", left))
     return "\n\n".join(parts) + "\n"
 
 
