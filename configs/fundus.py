@@ -25,7 +25,7 @@ prepared with --dataset=folder --name=NAME and trained as :NAME.
 
 from ml_collections import ConfigDict
 
-from wlsrl_jax.defaults import base_config
+from wlsrl_jax.config.fields import base_config
 
 
 def get_config(dataset: str = "phantom") -> ConfigDict:

@@ -46,9 +46,9 @@ from ablate.plots import write_plots
 from ablate.progress import Progress
 from ablate.results_csv import FAILED, FINISHED, PENDING, write_results
 from ablate.tables import write_tables
-from wlsrl_jax.command import status_of
-from wlsrl_jax.preemption import EXIT_PREEMPTED
-from wlsrl_jax.workdir import check_config
+from wlsrl_jax.cli import status_of
+from wlsrl_jax.runs.workdir import check_config
+from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 
 GRIDS = Path(__file__).resolve().parent / "grids"
 

@@ -232,14 +232,14 @@ def disturbed_run(
 
 def example_ids(workdir: Path) -> dict[int, list[str]]:
     """Step -> ids of its examples."""
-    from wlsrl_jax import example_ids
+    from wlsrl_jax.train import example_ids
 
     return example_ids.read(workdir)
 
 
 def fingerprint(workdir: Path) -> dict[str, str]:
     """Digests of all that a finished run leaves: state, example ids, predictions, results."""
-    from wlsrl_jax.checkpoint import read_arrays
+    from wlsrl_jax.runs.checkpoint import read_arrays
 
     state = hashlib.sha256()
     for name, array in read_arrays(workdir / "checkpoints").items():

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.builders.common import read_table
-from wlsrl_jax.data.images import BadImageError, decode, presize
+from wlsrl_jax.data.images.decode import BadImageError, decode, presize
+from wlsrl_jax.data.published.common import read_table
 
 SECONDS = 10
 MEMORY = 2 * 2**30  # bytes, peak of the whole process

@@ -2,7 +2,7 @@
 
     python experiments/ship.py --workdir=RUN --data_dir=DIR [--note=TEXT]
 
-writes ``wlsrl_jax/pretrained/octdl/`` and, in ``tests/pretrained/``, what it answers to eight
+writes ``wlsrl_jax/runs/shipped/octdl/`` and, in ``tests/runs/shipped/``, what it answers to eight
 phantoms and to the test split. Ids are hashed; OCTDL is CC BY 4.0 (Kulyabin et al., Scientific
 Data 11:365, 2024, doi 10.1038/s41597-024-03182-7).
 """
@@ -22,21 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax import evaluate
-from wlsrl_jax.command import run_command
-from wlsrl_jax.data.datasets import load_dataset
-from wlsrl_jax.data.phantom import PhantomSource
-from wlsrl_jax.model_input import input_spec, to_input
-from wlsrl_jax.pretrained.__main__ import pack
-from wlsrl_jax.sharding import make_mesh
-from wlsrl_jax.train_step import make_predict_step
-from wlsrl_jax.trained import TrainedRun, load_trained
-from wlsrl_jax.workdir import write_json, write_whole
+from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.dataset import load_dataset
+from wlsrl_jax.data.phantoms.source import PhantomSource
+from wlsrl_jax.evaluate import predict_split as evaluate
+from wlsrl_jax.export.pack import pack
+from wlsrl_jax.runs.input import input_spec, to_input
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.workdir import write_json, write_whole
+from wlsrl_jax.runtime.mesh import make_mesh
+from wlsrl_jax.train.step import make_predict_step
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "wlsrl_jax" / "pretrained" / "octdl"
-PHANTOMS = ROOT / "tests" / "pretrained" / "octdl_phantoms.json"
-TEST_SPLIT = ROOT / "tests" / "pretrained" / "octdl_test.csv"
+MODEL = ROOT / "wlsrl_jax" / "runs" / "shipped" / "octdl"
+PHANTOMS = ROOT / "tests" / "runs" / "shipped" / "octdl_phantoms.json"
+TEST_SPLIT = ROOT / "tests" / "runs" / "shipped" / "octdl_test.csv"
 SIZE = (128, 256)  # of the phantoms, pixels
 COUNT, SEED = 8, 11
 

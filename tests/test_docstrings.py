@@ -5,8 +5,11 @@ import inspect
 
 import pytest
 
-from wlsrl_jax import class_weights, losses, metrics, model, ops, tasks
+from wlsrl_jax import losses, metrics, tasks
 from wlsrl_jax.data import sampling
+from wlsrl_jax.models import dual_stream as model
+from wlsrl_jax.ops import convolution as ops
+from wlsrl_jax.train import class_weights
 
 MODULES = (losses, metrics, model, tasks, ops, class_weights, sampling)
 PUBLIC = [

@@ -8,13 +8,13 @@ import pytest
 from tests import sources
 from tests.tiny import run, tiny_config
 from wlsrl_jax import losses, tasks
-from wlsrl_jax.data import builders
-from wlsrl_jax.data.prepare import prepare
-from wlsrl_jax.defaults import base_config
-from wlsrl_jax.setup_run import build_run
+from wlsrl_jax.config.fields import base_config
+from wlsrl_jax.data import published as builders
+from wlsrl_jax.data.prepare.__main__ import prepare
+from wlsrl_jax.train.setup import build_run
 
 BUILDER = """
-    from wlsrl_jax.data.builders.common import DatasetSpec, Record, list_images
+    from wlsrl_jax.data.published.common import DatasetSpec, Record, list_images
 
     CLASSES = ("drusen", "healthy")
 

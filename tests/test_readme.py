@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tests.tiny import ROOT, load_config
-from wlsrl_jax.data.builders import all_specs
-from wlsrl_jax.data.download import FILES
+from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.data.published.download import FILES
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_every_data_set_has_its_three_lines(name):
     spec = all_specs()[name]
     get = (
-        f"python -m wlsrl_jax.data.download --dataset={name} --output=DIR"
+        f"python -m wlsrl_jax.data.published.download --dataset={name} --output=DIR"
         if name in FILES
         else f"# unpack {spec.homepage} in DIR"
     )

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from tests import sources
-from wlsrl_jax import checkpoint, example_ids
-from wlsrl_jax.data import prepare
-from wlsrl_jax.preemption import StopRequest
-from wlsrl_jax.train import train
+from wlsrl_jax.data.prepare import __main__ as prepare
+from wlsrl_jax.runs import checkpoint
+from wlsrl_jax.runtime.stop import StopRequest
+from wlsrl_jax.train import example_ids
+from wlsrl_jax.train.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,8 +3,8 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
-from wlsrl_jax.huge_pages import restart_with_huge_pages
-from wlsrl_jax.preemption import hold_signals
+from wlsrl_jax.runtime.huge_pages import restart_with_huge_pages
+from wlsrl_jax.runtime.stop import hold_signals
 
 if __name__ == "__main__":
     hold_signals()  # until there is somebody to look at them
@@ -23,11 +23,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from wlsrl_jax import processes
-from wlsrl_jax.defaults import base_config
-from wlsrl_jax.environment import cache_directory
-from wlsrl_jax.kernels.build import load_in_background
-from wlsrl_jax.preemption import EXIT_PREEMPTED, PreemptedError, StopRequest
+from wlsrl_jax.config.fields import base_config
+from wlsrl_jax.ops.kernels.build import load_in_background
+from wlsrl_jax.runtime import processes
+from wlsrl_jax.runtime.environment import cache_directory
+from wlsrl_jax.runtime.stop import EXIT_PREEMPTED, PreemptedError, StopRequest
 
 EXIT_MISTAKE = 2
 """Exit status of a run that would fail again: the message says what to correct."""
@@ -87,11 +87,11 @@ def _run(stop: StopRequest) -> int:
         if jax.default_backend() == "cpu" and jax.device_count() == 1:
             load_in_background()  # a compiler may have to run for seconds
         if _MODE.value == "evaluate":
-            from wlsrl_jax.external import evaluate_workdir
+            from wlsrl_jax.evaluate.external import evaluate_workdir
 
             evaluate_workdir(config, workdir, stop)
         else:
-            from wlsrl_jax.train import train
+            from wlsrl_jax.train.loop import train
 
             train(config, workdir, stop)
     except PreemptedError as error:

@@ -1,7 +1,7 @@
 """Classification metrics of a task, from probabilities, labels and weights of the examples.
 
 All of them are computed for many weightings of the same examples at once: one of ones gives
-the value, a few thousand random ones a bootstrap interval (``evidence/bootstrap.py``).
+the value, a few thousand random ones a bootstrap interval (``evaluate/bootstrap.py``).
 scikit-learn has most of these metrics one weighting at a time, which is minutes instead of
 seconds; the tests hold every one to it.
 

@@ -20,11 +20,11 @@ from ablate.pool import pooled
 from ablate.record import Record, json_path, read_record
 from ablate.statistics import Estimate, Sample, estimate, holm
 from wlsrl_jax import __version__
-from wlsrl_jax.evidence import bootstrap
-from wlsrl_jax.evidence.document import WITHOUT_INTERVAL
+from wlsrl_jax.evaluate import bootstrap
+from wlsrl_jax.evaluate.statistics import WITHOUT_INTERVAL
 from wlsrl_jax.metrics import labelled, weighted_metrics
+from wlsrl_jax.runs.workdir import write_whole
 from wlsrl_jax.tasks import Task
-from wlsrl_jax.workdir import write_whole
 
 Condition = tuple[tuple[str, Any], ...]
 Key = tuple[str, str]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ablate.grid import Cell, Grid
-from wlsrl_jax.check_fields import check_fields
-from wlsrl_jax.setup_run import build_run
+from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.tasks import TASKS
+from wlsrl_jax.train.setup import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
 

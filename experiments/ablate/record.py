@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from ablate.grid import Cell, Grid
-from wlsrl_jax.defaults import completed
-from wlsrl_jax.evaluate import read_predictions
+from wlsrl_jax.config.fields import completed
+from wlsrl_jax.evaluate.predict_split import read_predictions
+from wlsrl_jax.runs.workdir import FREE_FIELDS, flatten, read_json, write_json, write_whole
 from wlsrl_jax.tasks import Task
-from wlsrl_jax.workdir import FREE_FIELDS, flatten, read_json, write_json, write_whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ablate.check import ROOT, flags_of
-from wlsrl_jax.preemption import EXIT_PREEMPTED
-from wlsrl_jax.processes import EXIT_LOST_PROCESS
-from wlsrl_jax.workdir import read_json, write_json
+from wlsrl_jax.runs.workdir import read_json, write_json
+from wlsrl_jax.runtime.processes import EXIT_LOST_PROCESS
+from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 
 AGAIN = {EXIT_PREEMPTED: 20, EXIT_LOST_PROCESS: 20, -signal.SIGKILL: 2, 128 + signal.SIGKILL: 2}
 """Exit status -> how often a cell that ended so is started again."""

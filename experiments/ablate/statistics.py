@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wlsrl_jax.evidence.bootstrap import LEVEL
+from wlsrl_jax.evaluate.bootstrap import LEVEL
 
 _FEWEST = 0.5  # of the replicates must be defined
 _ROUNDING = 1e-12

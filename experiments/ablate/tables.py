@@ -10,8 +10,8 @@ from pathlib import Path
 from ablate.analysis import Analysis, Row
 from ablate.grid import REPEATS, Grid, count_folds
 from ablate.statistics import Estimate
-from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.workdir import write_whole
+from wlsrl_jax.runs.workdir import write_whole
+from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "qwk": "QWK", "ece": "ECE", "mcc": "MCC",
          "macro_f1": "macro-F1", "ppv": "PPV", "npv": "NPV", "log_loss": "log loss"}  # fmt: skip

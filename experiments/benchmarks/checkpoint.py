@@ -6,7 +6,7 @@ python experiments/benchmarks/checkpoint.py --json=checkpoint.json
 # ruff: noqa: E402
 from __future__ import annotations
 
-from wlsrl_jax.huge_pages import restart_with_huge_pages
+from wlsrl_jax.runtime.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()
@@ -29,7 +29,7 @@ def main() -> None:
     args = options.parse_args()
     import jax
 
-    from wlsrl_jax import checkpoint
+    from wlsrl_jax.runs import checkpoint
 
     _, function, state, batch = jax_pieces(Net(size=args.size), "auto")
     compiled = jax.jit(function, donate_argnums=0).lower(state, batch).compile()

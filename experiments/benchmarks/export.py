@@ -23,9 +23,9 @@ def setup(workdir: str, folder: str) -> tuple[dict[str, Run], dict[str, Any]]:
     """Every way at every batch size, after all gave the same probabilities."""
     import onnxruntime
 
-    from wlsrl_jax.export import export_run
-    from wlsrl_jax.exported_model import load
-    from wlsrl_jax.trained import load_trained
+    from wlsrl_jax.export.__main__ import export_run
+    from wlsrl_jax.export.run_model import load
+    from wlsrl_jax.runs.open import load_trained
 
     run = load_trained(Path(workdir))
     export_run(run, Path(folder), onnx=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wlsrl_jax import huge_pages
+from wlsrl_jax.runtime import huge_pages
 
 Run = Callable[[int], None]
 Setup = Callable[..., tuple[Run | Mapping[str, Run], dict[str, Any]]]

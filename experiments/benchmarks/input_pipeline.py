@@ -15,7 +15,7 @@ import numpy as np
 from harness import Candidate, Run, interleave, parser, ratio, show, spread
 from nets import HEADS, Net, jax_pieces
 
-from wlsrl_jax.data.transforms import Augmentation, augment
+from wlsrl_jax.data.augment import Augmentation, augment
 
 RECORDS = 256
 RANGES = Augmentation(rotation=10.0, shift=0.05, scale=0.1, brightness=0.1, contrast=0.2, gamma=0.2)
@@ -27,7 +27,7 @@ class Records:
     def __init__(self, side: int) -> None:
         from PIL import Image
 
-        from wlsrl_jax.data.phantom import render
+        from wlsrl_jax.data.phantoms.source import render
 
         self.files = []
         for k in range(RECORDS):
@@ -49,7 +49,7 @@ class Records:
 
 def batches(size: int, batch: int, threads: int = 2) -> Any:
     """The project's own stream over these records."""
-    from wlsrl_jax.data.pipeline import train_batches
+    from wlsrl_jax.data.batches import train_batches
 
     return iter(
         train_batches(
@@ -103,7 +103,7 @@ def training(size: int, batch: int, fed: bool) -> tuple[Run, dict[str, Any]]:
     """Training steps on one batch that lies on the device, or on the stream."""
     import jax
 
-    from wlsrl_jax.sharding import make_mesh, to_global
+    from wlsrl_jax.runtime.mesh import make_mesh, to_global
 
     _, step, state, resting = jax_pieces(Net(size=size, batch=batch), "auto")
     step = jax.jit(step, donate_argnums=0)

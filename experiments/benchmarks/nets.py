@@ -47,7 +47,7 @@ def data(net: Net) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndar
 
 def jax_model(net: Net, implementation: str = "auto") -> Any:
     """The Flax network."""
-    from wlsrl_jax.model import DualStream
+    from wlsrl_jax.models.dual_stream import DualStream
 
     return DualStream(
         tuple(HEADS.items()), net.widths, net.blocks, hidden=net.hidden,
@@ -57,7 +57,7 @@ def jax_model(net: Net, implementation: str = "auto") -> Any:
 
 def flops(net: Net) -> int:
     """Of one image's forward pass, counted over the layers (convolutions as direct ones)."""
-    from wlsrl_jax.model_summary import stages
+    from wlsrl_jax.models.summary import stages
 
     return sum(r.flops for r in stages(jax_model(net), (net.size, net.size, net.channels)))
 
@@ -67,9 +67,9 @@ def jax_pieces(net: Net, implementation: str) -> tuple[Any, Any, Any, Any]:
     import jax
     import optax
 
-    from wlsrl_jax import train_step as steps
     from wlsrl_jax.losses import make_loss
-    from wlsrl_jax.optimizer import make_optimizer
+    from wlsrl_jax.train import step as steps
+    from wlsrl_jax.train.optimizer import make_optimizer
 
     images, labels, weights = data(net)
     model = jax_model(net, implementation)
@@ -111,7 +111,7 @@ def jax_inference(net: Net, implementation: str) -> tuple[Run, dict[str, Any]]:
     """Probabilities of a batch."""
     import jax
 
-    from wlsrl_jax.train_step import make_predict_step
+    from wlsrl_jax.train.step import make_predict_step
 
     model, _, state, batch = jax_pieces(net, implementation)
     predict = jax.jit(make_predict_step(model))
@@ -210,7 +210,7 @@ def same_function(net: Net) -> dict[str, float]:
     from torch_peer import DualStream, copy_weights, objective
 
     from wlsrl_jax.losses import make_loss, multitask_mean
-    from wlsrl_jax.train_step import normalize
+    from wlsrl_jax.train.step import normalize
 
     model, _, state, batch = jax_pieces(net, "auto")
     peer, x, labels, weights = torch_pieces(net)

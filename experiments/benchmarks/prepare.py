@@ -30,7 +30,7 @@ def draw(folder: Path, modality: str, size: int, indices: range) -> list[tuple[s
     """Draws phantoms and saves them; returns the rows of the table."""
     from PIL import Image
 
-    from wlsrl_jax.data import phantom
+    from wlsrl_jax.data.phantoms import source as phantom
 
     source = phantom.PhantomSource(modality, "train", size, HEIGHT, WIDTH)
     rows = []

@@ -21,7 +21,7 @@ def jax_devices(net: Net, devices: int) -> tuple[Run, dict[str, Any]]:
     import jax
     from nets import jax_pieces
 
-    from wlsrl_jax.sharding import batch_sharding, make_mesh, replicated
+    from wlsrl_jax.runtime.mesh import batch_sharding, make_mesh, replicated
 
     _, step, state, batch = jax_pieces(net, "auto")
     mesh = make_mesh()

@@ -21,7 +21,10 @@ import time
 from collections.abc import Sequence
 
 MISTAKE = 2  # wlsrl_jax.main.EXIT_MISTAKE
-GO_ON = (75, 76)  # wlsrl_jax.preemption.EXIT_PREEMPTED, wlsrl_jax.processes.EXIT_LOST_PROCESS
+GO_ON = (
+    75,
+    76,
+)  # wlsrl_jax.runtime.stop.EXIT_PREEMPTED, wlsrl_jax.runtime.processes.EXIT_LOST_PROCESS
 PATIENCE = 90.0  # seconds that the others have after the first one has ended
 
 

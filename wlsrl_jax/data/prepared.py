@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from wlsrl_jax.data.builders import all_specs
-from wlsrl_jax.data.splits import SPLITS
+from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.published import all_specs
 
 MANIFEST = "manifest.json"
 VERSION = "1.0.0"

@@ -19,20 +19,20 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
-from wlsrl_jax.command import print_table, run_command
-from wlsrl_jax.data.images import BadImageError
-from wlsrl_jax.data.transforms import resize
+from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax.data.augment import resize
+from wlsrl_jax.data.images.decode import BadImageError
+from wlsrl_jax.data.images.listing import find_images
+from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
-from wlsrl_jax.explain.grad_cam import METHODS, grad_cam
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.image_list import find_images
-from wlsrl_jax.model_input import input_spec, read_input
-from wlsrl_jax.pretrained import DEFAULT
-from wlsrl_jax.run_data import open_split
-from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.trained import TrainedRun, introduction, load_trained
-from wlsrl_jax.workdir import write_json
+from wlsrl_jax.runs.input import input_spec, read_input
+from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
+from wlsrl_jax.runs.open_data import open_split
+from wlsrl_jax.runs.shipped import DEFAULT
+from wlsrl_jax.runs.workdir import write_json
+from wlsrl_jax.train.log import PHANTOM_NOTE
 
 BATCH = 8
 REFERENCES = ("random", "centred_gaussian")

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from wlsrl_jax.architectures import Network
-from wlsrl_jax.model import Conv, Stream
-from wlsrl_jax.resnet import BasicBlock, ResNetTrunk
-from wlsrl_jax.train_step import normalize
+from wlsrl_jax.models.by_name import Network
+from wlsrl_jax.models.dual_stream import Conv, Stream
+from wlsrl_jax.models.resnet import BasicBlock, ResNetTrunk
+from wlsrl_jax.train.step import normalize
 
 
 def _site(module: Any, stage: int, last: int) -> str | None:

@@ -19,15 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from wlsrl_jax.command import print_table, run_command
-from wlsrl_jax.data.phantom import PhantomSource
-from wlsrl_jax.explain.grad_cam import METHODS, grad_cam
-from wlsrl_jax.pretrained import results_dir
-from wlsrl_jax.run_data import open_split
-from wlsrl_jax.run_log import PHANTOM_NOTE
+from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax.data.phantoms.source import PhantomSource
+from wlsrl_jax.explain.class_maps import METHODS, grad_cam
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open_data import open_split
+from wlsrl_jax.runs.shipped import results_dir
+from wlsrl_jax.runs.workdir import write_json
 from wlsrl_jax.tasks import MISSING, Task
-from wlsrl_jax.trained import TrainedRun, load_trained
-from wlsrl_jax.workdir import write_json
+from wlsrl_jax.train.log import PHANTOM_NOTE
 
 BATCH = 50
 TOLERANCE = 15 / 500  # of the longer side

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from wlsrl_jax.command import run_command
+from wlsrl_jax.cli import run_command
 from wlsrl_jax.report.build import write_report
 
 

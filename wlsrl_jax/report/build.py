@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import wlsrl_jax
-from wlsrl_jax.evidence.comparison import compare
+from wlsrl_jax.evaluate.comparison import compare
+from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
-from wlsrl_jax.report.page import templates
-from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.workdir import write_whole
+from wlsrl_jax.runs.workdir import write_whole
+from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "report.html"
 TITLES = {

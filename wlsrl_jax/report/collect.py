@@ -9,14 +9,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from wlsrl_jax import pretrained
-from wlsrl_jax.data.datasets import Dataset
-from wlsrl_jax.evaluate import Predictions, read_predictions
-from wlsrl_jax.evidence.document import NAME, write_statistics
-from wlsrl_jax.packed import is_packed
-from wlsrl_jax.run_data import open_dataset
-from wlsrl_jax.trained import TrainedRun, load_trained
-from wlsrl_jax.workdir import flatten, read_json
+from wlsrl_jax.data.dataset import Dataset
+from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
+from wlsrl_jax.evaluate.statistics import NAME, write_statistics
+from wlsrl_jax.runs import shipped as pretrained
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open_data import open_dataset
+from wlsrl_jax.runs.packed import is_packed
+from wlsrl_jax.runs.workdir import flatten, read_json
 
 log = logging.getLogger(__name__)
 

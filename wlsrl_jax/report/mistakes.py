@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from wlsrl_jax.data.transforms import resize
-from wlsrl_jax.evaluate import Predictions
-from wlsrl_jax.explain.grad_cam import grad_cam
+from wlsrl_jax.data.augment import resize
+from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.report.picture import jpeg_uri
-from wlsrl_jax.trained import TrainedRun
+from wlsrl_jax.html.picture import jpeg_uri
+from wlsrl_jax.runs.open import TrainedRun
 
 _SIDE = 160  # pixels of a picture's shorter side, about
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import jax
 
 import wlsrl_jax
-from wlsrl_jax.command import run_command
-from wlsrl_jax.data.builders import all_specs
-from wlsrl_jax.model_input import input_spec
-from wlsrl_jax.packed import is_packed, read_mark
-from wlsrl_jax.pretrained import resolve, results_dir
+from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.html.page import templates
 from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
-from wlsrl_jax.report.page import templates
-from wlsrl_jax.run_log import PHANTOM_NOTE
-from wlsrl_jax.workdir import write_whole
+from wlsrl_jax.runs.input import input_spec
+from wlsrl_jax.runs.packed import is_packed, read_mark
+from wlsrl_jax.runs.shipped import resolve, results_dir
+from wlsrl_jax.runs.workdir import write_whole
+from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "MODEL_CARD.md"
 FEW = 20

@@ -64,10 +64,10 @@ def rank_curve(task: str, curves: Mapping[str, Any], kind: str) -> str:
 
     Args:
       task: its name.
-      curves: class -> result of ``evidence.curves.rank_curves``.
+      curves: class -> result of ``evaluate.curves.rank_curves``.
       kind: "roc" or "pr".
     """
-    from wlsrl_jax.evidence.curves import GRID
+    from wlsrl_jax.evaluate.curves import GRID
 
     labels = {
         "roc": ("ROC", "1 - specificity", "sensitivity"),
@@ -97,7 +97,7 @@ def reliability(task: str, curves: Sequence[Sequence[Mapping[str, float]]]) -> s
 
     Args:
       task: its name.
-      curves: bins before and after, as ``evidence.curves.reliability`` gives them.
+      curves: bins before and after, as ``evaluate.curves.reliability`` gives them.
     """
 
     def draw() -> Any:

@@ -1,0 +1,96 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.sources import picture
+from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, crop_field, decode, presize
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_grey_and_colour():
+    assert decode(picture(0), 1).shape == (30, 40, 1)
+    assert decode(picture(0), 3).shape == (30, 40, 3)
+    assert decode(picture(0, "fundus"), 1).shape == (30, 40, 1)
+
+
+def test_sixteen_bits_keep_their_range():
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    out = decode(encoded(Image.fromarray(ramp)), 1)[..., 0]
+    np.testing.assert_allclose(out, ramp / 257.0, atol=0.5)
+    assert out.max() == 255 and len(np.unique(out)) == 256
+
+
+def test_transparency_is_laid_on_black():
+    pixels = np.full((20, 20, 4), 200, np.uint8)
+    pixels[:, :10, 3] = 0
+    out = decode(encoded(Image.fromarray(pixels)), 3)
+    assert (out[:, :10] == 0).all()
+    visible = 200 * 200 // 255
+    assert abs(int(out[0, 15, 0]) - visible) <= 1
+    palette = Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).quantize(2)
+    assert abs(int(decode(encoded(palette), 1)[0, 0, 0]) - 90) <= 3
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    image = Image.fromarray(np.zeros((20, 40), np.uint8))
+    assert decode(encoded(image, "JPEG", exif=exif), 1).shape == (40, 20, 1)
+
+
+def huge_header():
+    """A PNG that claims 60000 x 60000 pixels."""
+    data = bytearray(encoded(Image.new("L", (32, 32))))
+    data[16:24] = (60000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"patient 17, left eye", "not an image"),
+        (picture(0, size=(64, 64))[:900], "truncated or damaged"),
+        (encoded(Image.new("L", (64, 64)))[:60], "truncated or damaged"),
+        (encoded(Image.new("L", (1, 1))), "1x1 pixels"),
+        (encoded(Image.new("L", (200, MIN_SIDE - 1))), "below 16 pixels"),
+        (huge_header(), "pixels"),
+        (encoded(Image.new("F", (32, 32)), "TIFF"), "floating-point"),
+    ],
+)
+def test_bad_files_are_refused_with_the_reason(data, reason):
+    with pytest.raises(BadImageError, match=reason):
+        decode(data, 1)
+
+
+def test_crop_field_finds_the_round_field():
+    image = np.zeros((120, 200, 3), np.uint8)
+    cv2.circle(image, (110, 60), 50, (180, 90, 40), -1)
+    out = crop_field(image)
+    assert out.shape[0] == out.shape[1] and abs(out.shape[0] - 101) <= 6
+    dark = np.zeros((50, 80, 3), np.uint8)
+    assert crop_field(dark).shape == (80, 80, 3)
+    # A field cut off above and below stays whole and is padded to a square.
+    assert crop_field(image[30:90]).shape[0] == crop_field(image[30:90]).shape[1]
+
+
+def test_presize_gives_the_same_png_each_time():
+    data = picture(3, "fundus", size=(90, 70))
+    first = presize(data, "fundus", 32, 32)
+    assert first == presize(data, "fundus", 32, 32)
+    assert decode(first, 3).shape == (32, 32, 3)
+    # Channels keep their places.
+    red = encoded(Image.fromarray(np.tile(np.array([250, 20, 10], np.uint8), (64, 64, 1))))
+    np.testing.assert_allclose(decode(presize(red, "fundus", 32, 32), 3)[16, 16], [250, 20, 10])
+    assert decode(presize(picture(3), "oct", 16, 24), 1).shape == (16, 24, 1)

@@ -1,0 +1,87 @@
+"""What a command line names: everything once, nothing by accident."""
+
+import os
+
+import pytest
+
+from tests.sources import picture
+from wlsrl_jax.data.images.listing import find_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.png", "a.PNG", "deep/er/c.jpg", ".hidden.png", ".git/d.png", "notes.txt"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(0, kind="PNG"))
+    return tmp_path / "in"
+
+
+def names(listed, folder):
+    return [os.path.relpath(i.name, folder) for i in listed.items]
+
+
+def test_folders_patterns_and_the_same_file_twice(folder, monkeypatch):
+    listed = find_images([str(folder)])
+    assert names(listed, folder) == ["a.PNG", "b.png", "deep/er/c.jpg"] and listed.ignored == 1
+    assert len(find_images([str(folder), str(folder / "b.png"), f"{folder}/./b.png"]).items) == 3
+    assert names(find_images([f"{folder}/**/*.jpg"]), folder) == ["deep/er/c.jpg"]
+    (folder / "[1].png").write_bytes(picture(1))  # its name would be a pattern
+    assert names(find_images([str(folder / "[1].png")]), folder) == ["[1].png"]
+    monkeypatch.chdir(folder)
+    assert [i.name for i in find_images(["b.png", "notes.txt"]).items] == ["b.png", "notes.txt"]
+
+
+def test_links(folder, tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture(2))
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "in.png").symlink_to(folder / "b.png")
+    (folder / "loop").symlink_to(folder)
+    items = {os.path.basename(i.path): i.problem for i in find_images([str(folder)]).items}
+    assert items.keys() == {"a.PNG", "b.png", "c.jpg", "in.png", "out.png"}
+    assert "leaves the folder" in items["out.png"] and not items["in.png"]
+
+
+@pytest.mark.parametrize("entry", ["../secret.png", "deep/../../secret.png", "link/secret.png"])
+def test_a_list_stays_in_its_folder(folder, tmp_path, entry):
+    (tmp_path / "secret.png").write_bytes(picture(2))
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "list.csv").write_text(f"path\nb.png\n{entry}\n")
+    with pytest.raises(ValueError, match="list.csv line 3: .*secret.png leaves"):
+        find_images([str(folder / "list.csv")])
+
+
+def test_lists(folder, tmp_path):
+    table = folder / "list.csv"
+    table.write_text(
+        f"grade,path\n1,deep/er/c.jpg\n2,{folder / 'b.png'}\n3,gone.png\n", "utf-8-sig"
+    )
+    listed = find_images([str(table)])
+    assert names(listed, folder) == ["deep/er/c.jpg", "b.png", "gone.png"]
+    assert [i.problem for i in listed.items] == ["", "", "there is no such file"]
+    for content, message in (("path\n", "lists no image"), ("path\n\n ,\n", "line 3: the path is"),
+                             ("file\na\n", "no column 'path'")):  # fmt: skip
+        table.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            find_images([str(table)])
+    table.write_bytes(b"path\n\xff\xfe.png\n")
+    with pytest.raises(ValueError, match="in UTF-8"):
+        find_images([str(table)])
+
+
+def test_names_that_no_table_holds(folder):
+    os.rename(folder / "b.png", os.fsencode(folder) + b"/\xff\n.png")
+    (item,) = [i for i in find_images([str(folder)]).items if i.problem]
+    assert "cannot be written into a table" in item.problem
+    assert item.name == f"{folder}/\\xff\\x0a.png"
+
+
+def test_what_is_no_image(folder, tmp_path):
+    os.mkfifo(folder / "pipe.png")  # reading it would never end
+    assert "pipe.png" not in names(find_images([str(folder)]), folder)
+    (tmp_path / "empty").mkdir()
+    for argument, message in ((tmp_path / "empty", "holds no image"),
+                              (tmp_path / "gone", "is no file or folder"),
+                              (f"{folder}/*.tif", "matches none")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            find_images([str(argument)])

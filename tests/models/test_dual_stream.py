@@ -1,0 +1,192 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wlsrl_jax.models.dual_stream import (
+    FUSIONS,
+    NORMS,
+    PRESETS,
+    STREAMS,
+    make_model,
+    max_pool,
+    space_to_depth,
+)
+from wlsrl_jax.models.summary import stages, summarize
+
+HEADS = {"TO1": 4, "TO2": 2}
+
+
+def images(shape=(3, 16, 20, 1), seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def init(model, x):
+    return model.init(jax.random.key(0), x, train=False)
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_switch_gives_logits_and_finite_gradients(streams, fusion, norm):
+    model = make_model("tiny", HEADS, streams=streams, fusion=fusion, norm=norm)
+    x = images()
+    variables = init(model, x)
+    assert set(variables["params"]) >= set(STREAMS[streams]) | {"shared", "head_TO1", "head_TO2"}
+    assert ("batch_stats" in variables) == (norm == "batch")
+
+    def loss(params):
+        out, _ = model.apply(
+            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        assert {t: (z.shape, z.dtype) for t, z in out.items()} == {
+            t: ((3, c), jnp.float32) for t, c in HEADS.items()
+        }
+        return sum(jnp.sum(z**2) for z in out.values())
+
+    for path, g in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
+        assert np.isfinite(g).all() and (g.shape[0] == 0 or np.any(g != 0)), path
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_space_to_depth_moves_every_pixel_of_a_block_into_channels(block):
+    x = images((2, 8, 12, 3))
+    out = space_to_depth(x, block)
+    assert out.shape == (2, 8 // block, 12 // block, 3 * block**2)
+    for row in range(block):
+        for column in range(block):
+            at = 3 * (row * block + column)
+            expected = x[:, row::block, column::block]
+            np.testing.assert_array_equal(out[..., at : at + 3], expected)
+
+
+def test_a_network_on_blocks_of_pixels():
+    model, x = make_model("tiny", HEADS, space_to_depth=2), images()
+    variables = init(model, x)
+    for kind in STREAMS["dual"]:
+        kernel = variables["params"][kind]["stage0_block0_conv"]["kernel"]
+        assert kernel.shape == (3, 3, 4, 8)
+    # One stage more of halving: twice the sides have the same last feature map.
+    _, sown = model.apply(variables, x, train=False, mutable=["intermediates"])
+    assert sown["intermediates"]["standard"]["features"][0].shape == (3, 2, 3, 16)
+    with pytest.raises(ValueError, match="does not divide an image of 16x19 pixels.*config.data"):
+        init(model, images((3, 16, 19, 1)))
+
+
+def test_convolution_paths_share_parameters_and_results():
+    x = images()
+    auto, plain = (make_model("tiny", HEADS, conv_implementation=c) for c in ("auto", "lax"))
+    variables = init(auto, x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, init(plain, x))
+    for a, b in zip(
+        auto.apply(variables, x, train=False).values(),
+        plain.apply(variables, x, train=False).values(),
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_kernels_are_shaped_as_flax_convolutions():
+    params = init(make_model("tiny", HEADS, blocks=2), images())["params"]
+    assert params["separable"]["stage1_block0_depthwise"]["kernel"].shape == (3, 3, 1, 8)
+    assert params["separable"]["stage1_block0_pointwise"]["kernel"].shape == (1, 1, 8, 16)
+    assert params["standard"]["stage1_block0_conv"]["kernel"].shape == (3, 3, 8, 16)
+    assert params["separable"]["stage0_block0_conv"]["kernel"].shape == (3, 3, 1, 8)
+
+
+def test_batch_statistics_change_in_training_only():
+    model, x = make_model("tiny", HEADS), images()
+    variables = init(model, x)
+    _, changed = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    before, after = (jax.tree.leaves(v["batch_stats"]) for v in (variables, changed))
+    assert any(np.any(a != b) for a, b in zip(before, after))
+    model.apply(variables, x, train=False)  # raises if it tried to change them
+
+
+def test_evaluation_treats_each_image_alone():
+    model, x = make_model("tiny", HEADS), images()
+    variables = init(model, x)
+    together = model.apply(variables, x, train=False)
+    for i in range(3):
+        alone = model.apply(variables, x[i : i + 1], train=False)
+        for task in HEADS:
+            np.testing.assert_allclose(alone[task][0], together[task][i], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_needs_and_follows_its_key():
+    model, x = make_model("tiny", HEADS, dropout=0.5, norm="group"), images()
+    variables = init(model, x)
+    outs = [
+        model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(k)})["TO1"]
+        for k in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert np.any(outs[0] != outs[2])
+
+
+def test_bfloat16_computes_low_and_answers_float32():
+    x = images()
+    low = make_model("tiny", HEADS, dtype=jnp.bfloat16)
+    variables = init(low, x)
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables))
+    out = low.apply(variables, x, train=False)["TO1"]
+    exact = make_model("tiny", HEADS).apply(variables, x, train=False)["TO1"]
+    assert out.dtype == jnp.float32 and np.any(out != exact)
+    np.testing.assert_allclose(out, exact, atol=0.1 * float(jnp.abs(exact).max()) + 0.02)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2), (1, 1, 1, 1)])
+def test_max_pool(shape):
+    x = images(shape)
+    padded = np.full((shape[0], -(-shape[1] // 2) * 2, -(-shape[2] // 2) * 2, shape[3]), -np.inf)
+    padded[:, : shape[1], : shape[2]] = x
+    views = [padded[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    np.testing.assert_array_equal(max_pool(x), np.maximum.reduce(views).astype(np.float32))
+
+
+def test_feature_maps_are_sown_for_explanations():
+    model, x = make_model("tiny", HEADS), images()
+    _, found = model.apply(init(model, x), x, train=False, mutable=["intermediates"])
+    assert {k: v["features"][0].shape for k, v in found["intermediates"].items()} == {
+        "separable": (3, 4, 5, 16),
+        "standard": (3, 4, 5, 16),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_summary_counts_every_parameter(preset):
+    model, shape = make_model(preset, HEADS), (64, 64, 1)
+    variables = jax.eval_shape(lambda: init(model, jnp.zeros((1, *shape))))
+    total = sum(p.size for p in jax.tree.leaves(variables["params"]))
+    assert sum(r.parameters for r in stages(model, shape)) == total
+    assert f"{total:,}" in summarize(model, shape)
+
+
+def test_summary_flops_agree_with_the_compiler():
+    model, shape = make_model("tiny", HEADS, conv_implementation="lax", norm="group"), (32, 32, 1)
+    x = jnp.zeros((1, *shape))
+    variables = init(model, x)
+    lowered = jax.jit(lambda x: model.apply(variables, x, train=False)).lower(x)
+    compiler = lowered.cost_analysis()["flops"]
+    ours = sum(r.flops for r in stages(model, shape))
+    # The compiler leaves out taps on padding and adds elementwise work.
+    assert 0.75 * compiler < ours < 1.25 * compiler
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "layer"}, "batch, group"),
+        ({"fusion": "product"}, "concat, sum, gated"),
+        ({"streams": "triple"}, "dual, separable, standard"),
+        ({"conv_implementation": "cudnn"}, "auto, xla, lax"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"widths": ()}, "positive"),
+        ({"space_to_depth": 0}, "positive"),
+        ({"depth": 3}, "it has: heads, widths"),
+    ],
+)
+def test_wrong_fields_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model("tiny", HEADS, **options)
+    with pytest.raises(ValueError, match="tiny, small, medium, base"):
+        make_model("huge", HEADS)

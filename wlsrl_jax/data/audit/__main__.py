@@ -1,0 +1,145 @@
+"""Command line: what is wrong with a folder of images, before anything is trained on it.
+
+python -m wlsrl_jax.data.audit --dataset=octdl --source=DIR --output=DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wlsrl_jax.cli import status_of
+from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
+from wlsrl_jax.data.audit.near_duplicates import find_pairs
+from wlsrl_jax.data.audit.page import render
+from wlsrl_jax.data.prepare.inspect import collect, ordered_map
+from wlsrl_jax.data.published.common import DatasetSpec
+from wlsrl_jax.data.published.folder import FolderOptions
+from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
+from wlsrl_jax.runs.workdir import write_json, write_whole
+
+PAGE, DOCUMENT = "audit.html", "audit.json"
+
+
+def audit_folder(
+    spec: DatasetSpec,
+    source: Path,
+    *,
+    workers: int | None = None,
+    pictures: int = 100,
+    show_ids: bool = True,
+) -> tuple[dict[str, Any], str]:
+    """Audits a data set.
+
+    Args:
+      spec: the data set.
+      source: its folder.
+      workers: threads; None is one a core.
+      pictures: most pairs of images shown of each kind.
+      show_ids: name images and patients on the page.
+
+    Returns:
+      (document, page as HTML).
+
+    Raises:
+      ValueError: if the folder is not of the published layout, or has no usable image.
+    """
+    images, problems = collect(spec, source, functools.partial(ordered_map, workers=workers))
+    if not images:
+        raise ValueError(f"--source={source} holds no usable image.")
+    pairs = find_pairs(images, spec.modality, workers)
+    found = audit(images, pairs, spec.modality)
+    sets = identical_sets(images)
+    document = {
+        "dataset": spec.name,
+        "images": len(images),
+        "patients": len({i.subject for i in images}) if found["has_patient_ids"] else None,
+        "classes": {
+            name: sum(i.record.label == label for i in images)
+            for label, name in enumerate(spec.classes)
+        },
+        **found,
+        "identical": [[images[k].record.id for k in members] for members in sets],
+        "unusable": [{"path": p.path, "reason": p.reason} for p in problems],
+    }
+    page = render(spec, source, images, pairs, sets, document, pictures=pictures, show_ids=show_ids)
+    return document, page
+
+
+def run(
+    name: str,
+    source: Path,
+    output: Path,
+    *,
+    options: FolderOptions | None = None,
+    **flags: Any,
+) -> dict[str, Any]:
+    """Audits a source as anybody may have it, and writes ``audit.html`` and ``audit.json``.
+
+    Args:
+      name: of the data set.
+      source: its folder, or an archive of it.
+      output: folder, made if it does not exist.
+      options: of ``name="folder"``, a data set of one's own.
+      **flags: of ``audit_folder``.
+
+    Returns:
+      The document.
+
+    Raises:
+      ValueError: with the reason.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output={output} cannot be made ({error.strerror}).") from None
+    with (
+        tempfile.TemporaryDirectory(dir=output, prefix=".unpacked") as scratch,
+        open_dataset(name, source, Path(scratch) / "source", options) as (spec, folder),
+    ):
+        document, page = audit_folder(spec, folder, **flags)
+    write_json(output / DOCUMENT, document)
+    write_whole(output / PAGE, page.encode())
+    return document
+
+
+def _audit(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.data.audit",
+        description="Looks for identical, near-identical, odd and unusable images of a data set.",
+    )
+    add_source_flags(parser)
+    parser.add_argument(
+        "--output", required=True, type=Path, help=f"folder for {PAGE} and {DOCUMENT}"
+    )
+    parser.add_argument("--pictures", type=int, default=100, help="pairs shown, of each kind")
+    parser.add_argument(
+        "--hide_ids", action="store_true", help="no names of images or patients on the page"
+    )
+    flags = vars(parser.parse_args(argv))
+    name, source, options = take_source_flags(flags)
+    output, show_ids = flags.pop("output"), not flags.pop("hide_ids")
+    found = run(name, source, output, options=options, show_ids=show_ids, **flags)
+    console = Console()
+    console.print(f"{found['dataset']}: {found['images']} images", highlight=False)
+    for problem in found["unusable"]:
+        console.print(f"unusable {problem['path']}: {problem['reason']}", markup=False)
+    for line in sentences(found):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"audit: {output / PAGE}", soft_wrap=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status, 0 whatever is found."""
+    return status_of(_audit, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

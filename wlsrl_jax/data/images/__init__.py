@@ -1,0 +1,1 @@
+"""Image files: which there are, decoding, and the way to the model's pixels."""

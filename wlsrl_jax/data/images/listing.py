@@ -1,0 +1,178 @@
+"""Which images a command line means: files, folders, globs and CSV lists."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from wlsrl_jax.data.images.decode import BadImageError, is_image_name
+from wlsrl_jax.data.images.dicom import count_frames, is_dicom
+
+COLUMN = "path"  # of a CSV list
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, no UTF-8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One image.
+
+    Attributes:
+      path: of its file, as it is opened from the current directory.
+      frame: number from 1 in a DICOM file of several frames, or 0.
+      problem: why it cannot be used, or "".
+    """
+
+    path: str
+    frame: int = 0
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        r"""What the output calls it: the path, and ``#frame`` where there are several.
+
+        Bytes that no table can hold are shown as in ``\xff``.
+        """
+        name = f"{self.path}#{self.frame}" if self.frame else self.path
+        return _UNWRITABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageList:
+    """The images of a command line, each once, in order.
+
+    Attributes:
+      items: the images; about 0.2 kB of memory each.
+      ignored: number of files in folders whose names are not those of images.
+    """
+
+    items: list[Item]
+    ignored: int
+
+
+def find_images(paths: Sequence[str]) -> ImageList:
+    """Resolves the arguments of a command line.
+
+    - A file is taken whatever its name. A DICOM file of several frames is an image a frame.
+    - A folder is walked, sorted by name; hidden files and folders, and files whose names (or,
+      without a suffix, first bytes) are not those of images are passed over and counted. Links
+      to folders are not followed, and a link to a file outside of the folder is a problem.
+    - A pattern such as ``scans/**/*.png`` is expanded here if the shell has not done it. What
+      exists under the very name is no pattern.
+    - A ``.csv`` file is a list with a column "path". Relative paths are seen from the CSV's
+      folder and, links resolved, must stay in it: a list that somebody sent cannot reach other
+      files by accident. An absolute path is allowed, being plain to see.
+
+    Args:
+      paths: the arguments.
+
+    Returns:
+      The images; those that are known to be unusable carry the problem.
+
+    Raises:
+      ValueError: for an argument that names nothing, a list without the column, or a path that
+        leaves the list's folder, naming it.
+    """
+    items: dict[str, Item] = {}
+    ignored = 0
+    for argument in paths:
+        path = Path(argument)
+        if path.is_dir():
+            found, others = _walk(path)
+            if not found:
+                raise ValueError(f"{argument} holds no image ({others} other files).")
+            ignored += others
+        elif path.exists():
+            found = _listed(path) if path.suffix.lower() == ".csv" else [Item(argument)]
+        else:
+            found = _expand(argument)
+        for item in _frames(found):
+            # The same file under two spellings is one image.
+            items.setdefault(f"{os.path.abspath(item.path)}#{item.frame}", item)
+    return ImageList(list(items.values()), ignored)
+
+
+def _expand(pattern: str) -> list[Item]:
+    found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
+    files = [p for p in found if os.path.isfile(p)]
+    if not files:
+        raise ValueError(f"{pattern} is no file or folder" + (
+            " and matches none." if glob.has_magic(pattern) else "."
+        ))  # fmt: skip
+    return [Item(p) for p in files]
+
+
+def _walk(folder: Path) -> tuple[list[Item], int]:
+    root, items, ignored = folder.resolve(), [], 0
+    for directory, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(directory, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if is_image_name(path):
+                    problem = "a link that leaves the folder; name the file itself"
+                    items.append(Item(str(path), problem=problem))
+                else:
+                    ignored += 1
+            elif path.is_file() and (is_image_name(path) or _unnamed_dicom(path)):
+                items.append(Item(str(path)))
+            else:
+                ignored += not name.startswith(".")
+    return items, ignored
+
+
+def _unnamed_dicom(path: Path) -> bool:
+    """A DICOM file without a suffix, as devices write them; not the index of a medium."""
+    plain = not path.suffix and not path.name.startswith(".") and path.name != "DICOMDIR"
+    return plain and is_dicom(path)
+
+
+def _listed(table: Path) -> list[Item]:
+    folder, root = table.parent, table.parent.resolve()
+    items = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if COLUMN not in (reader.fieldnames or ()):
+                raise ValueError(f"{table} has no column {COLUMN!r}.")
+            for row in reader:
+                text = (row[COLUMN] or "").strip()
+                where = f"{table} line {reader.line_num}"
+                if not text:
+                    raise ValueError(f"{where}: the {COLUMN} is empty.")
+                path = Path(text) if os.path.isabs(text) else folder / text
+                if not os.path.isabs(text) and not path.resolve().is_relative_to(root):
+                    raise ValueError(f"{where}: {text} leaves {folder}; give its absolute path.")
+                items.append(Item(str(path)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} cannot be read as a CSV file in UTF-8 ({error}).") from None
+    if not items:
+        raise ValueError(f"{table} lists no image.")
+    return items
+
+
+def _frames(items: Iterable[Item]) -> Iterator[Item]:
+    """Checks the names, and takes DICOM files of several frames apart."""
+    for item in items:
+        path = Path(item.path)
+        problem = item.problem
+        if not problem and _UNWRITABLE.search(item.path):
+            problem = "its name cannot be written into a table; rename it"
+        elif not problem and not path.is_file():
+            problem = "there is no such file"
+        if problem:
+            yield dataclasses.replace(item, problem=problem)
+        elif not path.suffix or path.suffix.lower() in (".dcm", ".dicom"):
+            try:
+                count = count_frames(path) if is_dicom(path) else 1
+            except BadImageError as error:
+                yield dataclasses.replace(item, problem=str(error))
+            else:
+                several = [dataclasses.replace(item, frame=k + 1) for k in range(count)]
+                yield from several if count > 1 else [item]
+        else:
+            yield item

@@ -1,0 +1,1 @@
+"""Procedurally rendered images with known labels."""

@@ -1,0 +1,284 @@
+"""Command line: a downloaded data set -> audited, split, pre-sized ArrayRecord.
+
+python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR [--data_dir=DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from wlsrl_jax.cli import status_of
+from wlsrl_jax.data.audit.findings import audit, sentences
+from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
+from wlsrl_jax.data.images.pixels import STEPS, check_steps, parse_steps
+from wlsrl_jax.data.prepare.divide import Division, divide
+from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.prepare.inspect import Mapper, SourceImage, collect, ordered_map, refuse_bad
+from wlsrl_jax.data.prepare.split_file import absent, read_split_file
+from wlsrl_jax.data.prepare.write import is_prepared, make_manifest, write_prepared
+from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
+from wlsrl_jax.data.published.common import DatasetSpec, count_notes
+from wlsrl_jax.data.published.folder import FolderOptions
+from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
+
+NEAR_DUPLICATES = ("group", "report", "off")
+
+
+class PrepareError(ValueError):
+    """The source cannot be prepared; the message says what to do."""
+
+
+def prepare(
+    name: str,
+    source: Path,
+    data_dir: str | None = None,
+    *,
+    options: FolderOptions | None = None,
+    beam_runner: str = "",
+    beam_options: str = "",
+    **flags: Any,
+) -> Path:
+    """Prepares a data set; see the command line's help for the arguments.
+
+    Args:
+      name: of the data set.
+      source: its folder, or an archive of it.
+      data_dir: where to write.
+      options: of ``name="folder"``, a data set of one's own.
+      beam_runner: of a cluster that reads and resizes; "" does it in threads. What is written
+        does not depend on it.
+      beam_options: of that runner, as on a command line.
+      **flags: of ``prepare_opened``.
+
+    Returns:
+      Path of the manifest.
+
+    Raises:
+      PrepareError: with every problem listed.
+    """
+    target = dataset_dir(options.name if options else name, data_dir).absolute()
+    scratch = target.parent.parent / f".{target.parent.name}.unpacked"
+    staging = target.parent.parent / f".{target.parent.name}.beam"
+    if beam_options and not beam_runner:
+        raise PrepareError("--beam_options are those of a runner: give --beam_runner as well.")
+    try:
+        with contextlib.ExitStack() as stack:
+            if beam_runner:
+                from wlsrl_jax.data.prepare.beam_map import beam_mapper  # needs optional packages
+
+                flags["mapper"] = stack.enter_context(
+                    beam_mapper(beam_runner, beam_options, staging)
+                )
+                source = source.absolute()  # workers may run in another directory
+            spec, folder = stack.enter_context(open_dataset(name, source, scratch, options))
+            return prepare_opened(spec, folder, data_dir, options=options, **flags)
+    except PrepareError:
+        raise
+    except ValueError as error:
+        raise PrepareError(str(error)) from None
+
+
+def prepare_opened(
+    spec: DatasetSpec,
+    source: Path,
+    data_dir: str | None = None,
+    *,
+    options: FolderOptions | None = None,
+    size: tuple[int, int] | None = None,
+    preprocess: Sequence[str] = (),
+    split: str = "grouped",
+    seed: int = 0,
+    folds: int = 0,
+    repeats: int = 0,
+    on_bad_file: str = "fail",
+    near_duplicates: str = "group",
+    split_file: str = "",
+    allow_missing_classes: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    mapper: Mapper | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Prepares a folder as its data set describes it; see ``prepare``.
+
+    ``mapper`` reads and resizes the images; threads, if it is not given.
+
+    Returns:
+      Path of the manifest.
+
+    Raises:
+      ValueError: with every problem listed.
+    """
+    console = console or Console()
+    size = size or spec.size
+    mapper = mapper or functools.partial(ordered_map, workers=workers)
+    steps = check_steps(preprocess, spec.modality)
+    how = Division(split, seed, folds, repeats, allow_missing_classes)
+    _check_flags(how, near_duplicates)
+    target = dataset_dir(spec.name, data_dir)
+    previous = read_split_file(Path(split_file)) if split_file else {}
+    settings = {
+        "size": list(size),
+        "split": split,
+        "seed": seed,
+        "folds": folds,
+        "repeats": repeats,
+        "on_bad_file": on_bad_file,
+        "near_duplicates": near_duplicates,
+        "split_file": bool(split_file),
+        "allow_missing_classes": allow_missing_classes,
+        **({"preprocess": list(steps)} if steps else {}),
+        **({"folder": dataclasses.asdict(options)} if options else {}),
+    }
+    found, problems = collect(spec, source, mapper)
+    refuse_bad(problems, on_bad_file)
+    if not found:
+        raise ValueError(f"--source={source} holds no usable image.")
+    notes = count_notes(spec, [i.record for i in found], problems)
+    gone = absent(previous, found)
+    if gone:
+        notes.append(
+            f"{len(gone)} images of the split file are not in the source, such as {gone[0]}."
+        )
+    pairs = None if near_duplicates == "off" else find_pairs(found, spec.modality, workers)
+    images, left_out, lacking = divide(
+        spec,
+        found,
+        how,
+        pairs=pairs if pairs and near_duplicates == "group" else (),
+        previous=previous,
+    )
+    rank = {s: k for k, s in enumerate(SPLITS)}
+    images.sort(key=lambda i: (rank[i.split], i.record.id))
+    if pairs is not None:
+        pairs = reindexed(pairs, found, images)
+    findings = {**audit(images, pairs, spec.modality), "missing_classes": lacking}
+    problems = [*problems, *left_out]
+    manifest = make_manifest(spec, images, problems, settings, findings, notes)
+    done = is_prepared(target, manifest, overwrite)
+    if not done:
+        write_prepared(spec, source, images, size, manifest, target, steps=steps, mapper=mapper)
+    console.print(table(spec, images))
+    for line in sentences(findings):
+        console.print(line, markup=False, highlight=False)
+    for problem in problems:
+        console.print(f"skipped {problem.path}: {problem.reason}", markup=False)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    before_or_now = "prepared already, from the same files" if done else "prepared"
+    console.print(f"{before_or_now}: {target}", soft_wrap=True, highlight=False)
+    return target / MANIFEST
+
+
+def _check_flags(how: Division, near_duplicates: str) -> None:
+    if near_duplicates not in NEAR_DUPLICATES:
+        raise ValueError(f"--near_duplicates={near_duplicates}: use {', '.join(NEAR_DUPLICATES)}.")
+    if how.folds and how.repeats:
+        raise ValueError("--folds and --repeats are two ways to the same: give one of them.")
+    if how.folds < 0 or how.folds == 1 or how.repeats < 0:
+        raise ValueError("--folds must be 2 or more, --repeats 1 or more; 0 for none.")
+
+
+def table(spec: DatasetSpec, images: Sequence[SourceImage]) -> Table:
+    """Split x class table of images, with patients (or images where there are no ids)."""
+    out = Table(title=f"{spec.name}: images (groups)")
+    out.add_column("class")
+    for split in (*SPLITS, "all"):
+        out.add_column(split, justify="right")
+
+    def cell(split: str, label: int | None) -> str:
+        mine = [i for i in images if split in (i.split, "all") and label in (i.record.label, None)]
+        return f"{len(mine)} ({len({i.group for i in mine})})"
+
+    for label, name in enumerate(spec.classes):
+        out.add_row(name, *(cell(s, label) for s in (*SPLITS, "all")))
+    out.add_row("all", *(cell(s, None) for s in (*SPLITS, "all")))
+    return out
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(v) for v in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 128x256") from None
+    if min(height, width) < 16:
+        raise argparse.ArgumentTypeError("sides must be at least 16 pixels")
+    return height, width
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.data.prepare",
+        description="Validates, audits, splits and pre-sizes a downloaded data set.",
+    )
+    add = parser.add_argument
+    add_source_flags(parser)
+    add("--data_dir", help="where to write; default TFDS_DATA_DIR, then TFDS's")
+    add("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
+    add(
+        "--preprocess",
+        type=parse_steps,
+        default=(),
+        metavar="NAME,...",
+        help=f"steps before the resize, in this order, of {', '.join(STEPS)}",
+    )
+    add("--split", choices=["grouped", "official"], default="grouped")
+    add("--seed", type=int, default=0, help="of the division into splits")
+    add("--folds", type=int, default=0, help="of a cross-validation; train with config.data.fold")
+    add("--repeats", type=int, default=0, help="of a repeated hold-out; config.data.fold as well")
+    add("--on_bad_file", choices=["fail", "skip"], default="fail")
+    add(
+        "--near_duplicates",
+        choices=NEAR_DUPLICATES,
+        default="group",
+        help="near-identical images of different patients: into one group, only told, not looked "
+        "for",
+    )
+    add(
+        "--split_file",
+        "--previous",
+        default="",
+        help="CSV with the columns id and split, or an earlier manifest.json: its images keep "
+        "their splits",
+    )
+    add("--allow_missing_classes", action="store_true", help="go on although a split lacks a class")
+    add("--overwrite", action="store_true", help="replace an earlier preparation")
+    cluster = parser.add_argument_group("a cluster that reads and resizes, with Apache Beam")
+    cluster.add_argument(
+        "--beam_runner",
+        default="",
+        help="such as FlinkRunner; DirectRunner is this machine; workers must see --source and "
+        "--data_dir",
+    )
+    cluster.add_argument(
+        "--beam_options",
+        default="",
+        help="of the runner: '--flink_master=HOST:PORT --parallelism=8'",
+    )
+    return parser
+
+
+def _prepare(argv: Sequence[str] | None) -> None:
+    flags = vars(make_parser().parse_args(argv))
+    name, source, options = take_source_flags(flags)
+    prepare(name, source, flags.pop("data_dir"), options=options, **flags)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return status_of(_prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

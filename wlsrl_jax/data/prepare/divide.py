@@ -1,0 +1,218 @@
+"""Every image into a group and a split, and into a split of every fold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from wlsrl_jax.data.audit.near_duplicates import Pair
+from wlsrl_jax.data.prepare.groups import (
+    DEFAULT_FRACTIONS,
+    Item,
+    assign_groups,
+    missing_classes,
+    split_groups,
+    stay_where_they_were,
+)
+from wlsrl_jax.data.prepare.inspect import SourceImage
+from wlsrl_jax.data.published.common import DatasetSpec, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """How to divide.
+
+    Attributes:
+      mode: "grouped", or "official" for the publisher's test set.
+      seed: another seed is another division.
+      folds: of a cross-validation: each group is in test once; 0 for none.
+      repeats: of a repeated hold-out: so many more divisions, by other seeds; 0 for none.
+      allow_missing_classes: go on although a split lacks a class.
+    """
+
+    mode: str = "grouped"
+    seed: int = 0
+    folds: int = 0
+    repeats: int = 0
+    allow_missing_classes: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Number of divisions besides the main one."""
+        return self.folds or self.repeats
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """One division of all images: labels, groups, and what an earlier one says of it.
+
+    Attributes:
+      labels: class of each image.
+      groups: group of each image.
+      previous: image -> split of the earlier division.
+      fixed: group -> split that must stay.
+      torn: images that would join groups of different splits.
+    """
+
+    labels: Sequence[int]
+    groups: Sequence[str]
+    previous: Mapping[str, str]
+    fixed: Mapping[str, str]
+    torn: Sequence[str]
+
+    def split(self, seed: int, fractions: Mapping[str, float]) -> list[str]:
+        """Divides all groups."""
+        where = split_groups(
+            self.labels, self.groups, fractions=fractions, seed=seed, fixed=self.fixed
+        )
+        return [where[g] for g in self.groups]
+
+    def around(self, seed: int, is_test: Sequence[bool], share: float) -> list[str]:
+        """Divides what is not test into training and validation, a share of it."""
+        rest = [k for k, test in enumerate(is_test) if not test]
+        where = split_groups(
+            [self.labels[k] for k in rest],
+            [self.groups[k] for k in rest],
+            fractions={"train": 1.0 - share, "validation": share},
+            seed=seed,
+            fixed={g: s for g, s in self.fixed.items() if s != "test"},
+        )
+        return ["test" if t else where[g] for t, g in zip(is_test, self.groups, strict=True)]
+
+
+def _columns(
+    images: Sequence[SourceImage],
+    groups: Sequence[str],
+    previous: Mapping[str, tuple[str, ...]],
+    how: Division,
+) -> list[_Column]:
+    """The main division, then those of the folds.
+
+    Raises:
+      ValueError: if the earlier division has another number of folds.
+    """
+    has = {len(where) - 1 for where in previous.values()}
+    if len(has) > 1:
+        raise ValueError("--split_file names another number of folds for some images.")
+    known = has.pop() if has else 0
+    if known and how.columns and known != how.columns:
+        raise ValueError(
+            f"--split_file has {known} folds; ask for as many with --folds or --repeats."
+        )
+    ids, labels = [i.record.id for i in images], [i.record.label for i in images]
+    found = []
+    for column in range(1 + how.columns):
+        before = {n: where[column] for n, where in previous.items() if column <= known}
+        found.append(_Column(labels, groups, before, *stay_where_they_were(ids, groups, before)))
+    return found
+
+
+def divide(
+    spec: DatasetSpec,
+    images: Sequence[SourceImage],
+    how: Division,
+    *,
+    pairs: Sequence[Pair] = (),
+    previous: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[list[SourceImage], list[Problem], dict[str, list[str]]]:
+    """Puts every image into a group, a split, and a split of every fold.
+
+    Args:
+      spec: the data set.
+      images: of the source.
+      how: the division.
+      pairs: near-identical images, which come into one group.
+      previous: image -> splits of an earlier division that must stay.
+
+    Returns:
+      (images with group, split and folds; images left out, for they would join groups of
+      different splits; class -> splits without it).
+
+    Raises:
+      ValueError: if a split would lack a class, or the flags contradict the data.
+    """
+    items = [Item(i.record.id, i.record.label, i.record.patient, i.sha256) for i in images]
+    groups = assign_groups(items, [(p.first, p.second) for p in pairs])
+    main, *folds = columns = _columns(images, groups, previous or {}, how)
+    drawn = [_main_split(spec, images, main, how), *_folds(folds, how)]
+    torn = {name for column in columns for name in column.torn}
+    kept = []
+    for image, group, *where in zip(images, groups, *drawn, strict=True):
+        name = image.record.id
+        if name not in torn:
+            split, *others = (
+                column.previous.get(name, new) for column, new in zip(columns, where, strict=True)
+            )
+            kept.append(dataclasses.replace(image, group=group, split=split, folds=tuple(others)))
+    left_out = [
+        Problem(i.record.path, "left out: it would join groups of different splits")
+        for i in images
+        if i.record.id in torn
+    ]
+    return kept, left_out, _check_classes(spec, kept, how)
+
+
+def _main_split(
+    spec: DatasetSpec, images: Sequence[SourceImage], column: _Column, how: Division
+) -> list[str]:
+    if how.mode != "official":
+        return column.split(how.seed, DEFAULT_FRACTIONS)
+    if not any(i.record.official for i in images):
+        raise ValueError(f"{spec.name} has no official split; use --split=grouped.")
+    if how.columns:
+        raise ValueError("--folds and --repeats divide anew; use them with --split=grouped.")
+    is_test = [i.record.official == "test" for i in images]
+    before = [column.previous.get(i.record.id) for i in images]
+    moved = [
+        image.record.id
+        for image, split, test in zip(images, before, is_test, strict=True)
+        if split is not None and (split == "test") != test
+    ]
+    if moved:
+        raise ValueError(
+            f"--split_file and --split=official disagree on the test set: {len(moved)} images, "
+            f"such as {moved[0]}. Use one of them."
+        )
+    share = DEFAULT_FRACTIONS["validation"] / (1.0 - DEFAULT_FRACTIONS["test"])
+    return column.around(how.seed, is_test, share)
+
+
+def _folds(columns: Sequence[_Column], how: Division) -> list[list[str]]:
+    if how.repeats:
+        return [c.split(how.seed + k, DEFAULT_FRACTIONS) for k, c in enumerate(columns, start=1)]
+    if not how.folds:
+        return []
+    fixed = {
+        group: str(k)
+        for k, column in enumerate(columns)
+        for group, split in column.fixed.items()
+        if split == "test"
+    }
+    labels, groups = columns[0].labels, columns[0].groups
+    equal = {str(k): 1.0 / how.folds for k in range(how.folds)}
+    fold_of = split_groups(labels, groups, fractions=equal, seed=how.seed, fixed=fixed)
+    share = min(0.5, DEFAULT_FRACTIONS["validation"] / (1.0 - 1.0 / how.folds))
+    return [
+        column.around(how.seed, [fold_of[g] == str(k) for g in groups], share)
+        for k, column in enumerate(columns)
+    ]
+
+
+def _check_classes(
+    spec: DatasetSpec, images: Sequence[SourceImage], how: Division
+) -> dict[str, list[str]]:
+    labels = [i.record.label for i in images]
+    lacking = missing_classes(labels, [i.split for i in images], spec.classes)
+    text = [f"  class {c} is missing in {', '.join(s)}" for c, s in lacking.items()]
+    for k in range(how.columns):
+        found = missing_classes(labels, [i.folds[k] for i in images], spec.classes)
+        text += [f"  fold {k}: class {c} is missing in {', '.join(s)}" for c, s in found.items()]
+    if text and not how.allow_missing_classes:
+        raise ValueError(
+            "Not every class is in every split:\n"
+            + "\n".join(text)
+            + "\nAdd images of at least three patients of each class"
+            + (", take fewer --folds," if how.folds else "")
+            + " or go on with --allow_missing_classes."
+        )
+    return lacking

@@ -1,0 +1,117 @@
+"""Contact sheet of what the preprocessing steps do: ``python -m wlsrl_jax.data.images.pixels``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from wlsrl_jax.cli import status_of
+from wlsrl_jax.data.augment import resize
+from wlsrl_jax.data.images.decode import BadImageError, crop_field, open_image, read_file, to_array
+from wlsrl_jax.data.images.dicom import read_frame
+from wlsrl_jax.data.images.listing import Item, find_images
+from wlsrl_jax.data.images.pixels import (
+    SIDE,
+    STEPS,
+    apply_steps,
+    check_steps,
+    describe,
+    parse_steps,
+)
+
+_TITLE = 22  # pixels of a line of text
+_MARGIN = 4
+
+
+def _read(item: Item, modality: str) -> np.ndarray:
+    """Reads an image and crops it (fundus).
+
+    Raises:
+      ValueError: naming the file, if it cannot be used.
+    """
+    try:
+        if item.problem:
+            raise BadImageError(item.problem)
+        path = Path(item.path)
+        opened = read_frame(path, item.frame) if item.frame else open_image(read_file(path))
+        pixels = to_array(opened, 1 if modality == "oct" else 3)
+    except BadImageError as error:
+        raise ValueError(f"{item.name}: {error}") from None
+    return crop_field(pixels) if modality == "fundus" else pixels
+
+
+def contact_sheet(
+    named: Sequence[tuple[str, np.ndarray]], modality: str, together: Sequence[str], width: int
+) -> np.ndarray:
+    """Draws a row for every image: as it is, after each step alone, after several.
+
+    Args:
+      named: (title, uint8 ``[H, W, C]``, cropped) of each image.
+      modality: "oct" or "fundus".
+      together: steps of a last column, applied one after the other; without any it is not there.
+      width: of a picture, pixels.
+
+    Returns:
+      uint8 ``[height, width, 3]``.
+    """
+    columns: dict[str, tuple[str, ...]] = {"original" if modality == "oct" else "cropped": ()}
+    columns |= {name: (name,) for name, (_, kinds) in STEPS.items() if modality in kinds}
+    if len(together) > 1:
+        columns[describe(together)] = tuple(together)
+    heights = [round(width * image.shape[0] / image.shape[1]) for _, image in named]
+    sheet = Image.new(
+        "RGB",
+        (len(columns) * (width + _MARGIN) + _MARGIN, sum(heights) + _TITLE * (len(named) + 1)),
+        "white",
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    lefts = [_MARGIN + k * (width + _MARGIN) for k in range(len(columns))]
+    for left, title in zip(lefts, columns, strict=True):
+        draw.text((left, 2), title, "black", font)
+    top = _TITLE
+    for (name, image), height in zip(named, heights, strict=True):
+        for left, steps in zip(lefts, columns.values(), strict=True):
+            cell = resize(apply_steps(image, steps, SIDE, SIDE), height, width)
+            sheet.paste(Image.fromarray(np.broadcast_to(cell, (height, width, 3))), (left, top))
+        draw.text((_MARGIN, top + height + 2), name, "dimgrey", font)
+        top += height + _TITLE
+    return np.asarray(sheet)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.data.images.pixels",
+        description="Shows images before and after the steps of prepare --preprocess.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns, CSVs")
+    parser.add_argument("--modality", choices=["oct", "fundus"], required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JPEG or PNG to write")
+    parser.add_argument(
+        "--preprocess",
+        type=parse_steps,
+        default=(),
+        metavar="NAME,...",
+        help="a last column: these steps one after the other, as prepare would apply them",
+    )
+    parser.add_argument("--width", type=int, default=320, help="of a picture, pixels")
+    args = parser.parse_args(argv)
+    if args.width < 16:
+        raise ValueError(f"--width={args.width} must be at least 16.")
+    together = check_steps(args.preprocess, args.modality)
+    items = find_images(args.images).items
+    named = [(Path(item.name).name, _read(item, args.modality)) for item in items]
+    sheet = Image.fromarray(contact_sheet(named, args.modality, together, args.width))
+    try:
+        sheet.save(args.output, quality=82)
+    except ValueError:
+        raise ValueError(f"--output={args.output} must end in .jpg or .png.") from None
+    print(f"{args.output}: {len(named)} images")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return status_of(_main, argv)

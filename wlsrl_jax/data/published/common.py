@@ -1,0 +1,419 @@
+"""What every data set shares: its description, and reading folders and label tables."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from wlsrl_jax.data.images.decode import is_image_name
+from wlsrl_jax.data.published import archives
+from wlsrl_jax.tasks import DR_GRADES
+
+_IGNORED = ("thumbs.db", "desktop.ini")
+MAX_TABLE_BYTES = 512 * 2**20
+EYES = {
+    **dict.fromkeys(("od", "r", "right", "right eye"), "right"),
+    **dict.fromkeys(("os", "l", "left", "left eye"), "left"),
+}
+"""How tables spell an eye, in lower case -> "left" or "right"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image of a source folder.
+
+    Attributes:
+      path: relative to the source folder, with forward slashes.
+      id: unique name.
+      label: class index.
+      patient: patient id, or None where the set has none.
+      official: the publisher's split, or "".
+      attributes: what subgroups can be made of, such as eye, sex, age, year or camera; never
+        names or birth dates.
+    """
+
+    path: str
+    id: str
+    label: int
+    patient: str | None
+    official: str = ""
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A file or row that is not used, and why.
+
+    Attributes:
+      path: of the file, or the row.
+      reason: what is wrong with it.
+      by_rule: left out on purpose, such as an image that its graders call ungradable: it is
+        listed, and no error.
+    """
+
+    path: str
+    reason: str
+    by_rule: bool = False
+
+
+Scan = Callable[[Path], tuple[list[Record], list[Problem]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """A data set as its publisher lays it out.
+
+    Attributes:
+      name: on the command line.
+      modality: "oct" or "fundus".
+      classes: names, in the order of the labels.
+      normal: the healthy one.
+      scan: reads the layout: source folder -> (records, problems).
+      size: (height, width) of the prepared images, pixels.
+      homepage: where it is published.
+      license: of the original.
+      citation: of the paper or competition.
+      published: version -> class (or "all") -> images that the publisher counts; "all"
+        includes what is left out by rule.
+      open: (source, scratch folder) -> context whose value is the folder that ``scan`` reads.
+    """
+
+    name: str
+    modality: str
+    classes: tuple[str, ...]
+    normal: str
+    scan: Scan
+    size: tuple[int, int]
+    homepage: str
+    license: str
+    citation: str
+    published: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict, hash=False)
+    open: Callable[[Path, Path], contextlib.AbstractContextManager[Path]] = archives.opened
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> list[dict[str, str]]:
+    """Reads a table with a header.
+
+    Args:
+      path: a CSV file (commas, semicolons or tabs; a byte order mark, spaces around cells and
+        another case in the header are forgiven) or an .xlsx workbook, of which the first
+        sheet is read.
+      columns: that must be there.
+      optional: columns to read where they are there; else "".
+      aliases: other name of a column -> its name.
+
+    Returns:
+      A dict a row that is not empty.
+
+    Raises:
+      ValueError: if the file or a column is missing, naming both.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing; it is the table with the columns "
+            f"{', '.join(columns)}. Check --source."
+        )
+    rows = read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_rows(path)
+    header = [name.strip() for name in (rows[0] if rows else [])]
+    known = {k.lower(): v for k, v in (aliases or {}).items()}
+    lower = [known.get(name.lower(), name).lower() for name in header]
+    missing = [name for name in columns if name.lower() not in lower]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}; it has: "
+            f"{', '.join(h for h in header if h) or 'nothing'}. Rename the column or fetch the "
+            "original."
+        )
+    place = {c: lower.index(c.lower()) for c in (*columns, *optional) if c.lower() in lower}
+    return [
+        {
+            c: row[place[c]].strip() if c in place and place[c] < len(row) else ""
+            for c in (*columns, *optional)
+        }
+        for row in rows[1:]
+        if any(cell.strip() for cell in row)
+    ]
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Reads the cells of a CSV file, split at commas, semicolons or tabs.
+
+    Raises:
+      ValueError: if it is no text, or too large.
+    """
+    text = _read_text(path)
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)  # the first of them where there is none
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a readable CSV file ({error}).") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads the lines of a text file that are not blank.
+
+    Raises:
+      ValueError: if it is no text, or too large.
+    """
+    return [line for line in _read_text(path).splitlines() if line.strip()]
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_TABLE_BYTES:,} bytes: no table of labels.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a readable CSV file ({error}).") from None
+
+
+def read_xlsx(path: Path) -> list[list[str]]:
+    """Reads the cells of the first sheet of a workbook as text.
+
+    Raises:
+      ValueError: if openpyxl is not installed, or the file is no workbook.
+    """
+    try:
+        import openpyxl
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{path} is an Excel workbook; save it as CSV beside it, or run: "
+            "pip install 'wlsrl_jax[excel]'"
+        ) from None
+    try:
+        with zipfile.ZipFile(path) as parts:
+            if sum(part.file_size for part in parts.infolist()) > MAX_TABLE_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_TABLE_BYTES:,} bytes")
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        rows = book.worksheets[0].iter_rows(values_only=True)
+        return [["" if cell is None else str(cell) for cell in row] for row in rows]
+    except Exception as error:  # openpyxl raises many kinds for damaged files
+        raise ValueError(f"{path} is not a readable workbook ({error}).") from None
+
+
+def known_attributes(**values: str | None) -> dict[str, str]:
+    """Attributes of an image, without those that are empty.
+
+    >>> known_attributes(eye="OD", sex="", age="61")
+    {'eye': 'right', 'age': '61'}
+    """
+    found = {name: value.strip() for name, value in values.items() if value and value.strip()}
+    if "eye" in found:
+        found["eye"] = EYES.get(found["eye"].lower(), found["eye"])
+    return found
+
+
+def count_notes(
+    spec: DatasetSpec, records: Sequence[Record], problems: Sequence[Problem]
+) -> list[str]:
+    """Compares what was found with what the publisher counts.
+
+    Args:
+      spec: the data set.
+      records: of the scan.
+      problems: of the scan.
+
+    Returns:
+      A sentence where they differ; people use subsets, so that is no error.
+    """
+    found = {
+        name: sum(r.label == label for r in records) for label, name in enumerate(spec.classes)
+    }
+    found["all"] = len(records) + sum(p.by_rule for p in problems)
+    wanted = spec.published.values()
+    if not wanted or any(all(found[c] == n for c, n in version.items()) for version in wanted):
+        return []
+    texts = [
+        f"{version}: " + ", ".join(f"{c} {n:,}" for c, n in counts.items())
+        for version, counts in spec.published.items()
+    ]
+    have = ", ".join(f"{c} {n:,}" for c, n in found.items())
+    return [f"{spec.name} here: {have}; as published, {'; '.join(texts)}."]
+
+
+def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
+    """Lists the images directly in a folder, by name; anything else in it is a problem.
+
+    Links are followed as long as they stay in the source folder.
+
+    Raises:
+      ValueError: if the folder is missing or has no image.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing; check --source.")
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    root = source.resolve()
+    if not folder.resolve().is_relative_to(root):
+        raise ValueError(f"{folder} is a link that leaves --source; copy the folder.")
+    outside = {p for p in files if p.is_symlink() and not p.resolve().is_relative_to(root)}
+    images = [p for p in files if p not in outside and p.is_file() and is_image_name(p)]
+    problems = [
+        Problem(
+            p.relative_to(source).as_posix(),
+            "a link that leaves --source; copy the file"
+            if p in outside
+            else "not an image file; move it elsewhere",
+        )
+        for p in files
+        if p not in set(images) and p.name.lower() not in _IGNORED
+    ]
+    if not images and not outside:
+        raise ValueError(f"{folder} has no image; check that the download is complete.")
+    return images, problems
+
+
+def by_stem(
+    images: Iterable[Path], source: Path, lower: bool = False
+) -> tuple[dict[str, Path], list[Problem]]:
+    """Images by file name without suffix; a name that stands twice is a problem.
+
+    Args:
+      images: their paths.
+      source: source folder.
+      lower: give the names in lower case.
+    """
+    files: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for path in images:
+        name = path.stem.lower() if lower else path.stem
+        if name in files:
+            other = files[name].relative_to(source).as_posix()
+            reason = f"the same name as {other}; rename or delete one"
+            problems.append(Problem(path.relative_to(source).as_posix(), reason))
+        else:
+            files[name] = path
+    return files, problems
+
+
+def match_rows(
+    rows: Sequence[Mapping[str, str]],
+    files: Mapping[str, Path],
+    *,
+    key: str,
+    table: str,
+    source: Path,
+    make: Callable[[Mapping[str, str], Path], Record | Problem | str],
+) -> tuple[list[Record], list[Problem]]:
+    """Joins the rows of a label table with the files of a folder.
+
+    Args:
+      rows: of the table.
+      files: file name without suffix -> path.
+      key: column that names the file, with or without suffix.
+      table: name of the table, for messages.
+      source: source folder.
+      make: (row, path) -> the record, why there is none, or a problem (for one by rule).
+
+    Returns:
+      (records, problems): a row without a file, a file without a row, a name that
+      stands twice, and whatever ``make`` refuses are problems.
+    """
+    records: list[Record] = []
+    problems: list[Problem] = []
+    used: set[str] = set()
+    for number, row in enumerate(rows, start=2):
+        name = row[key]
+        stem = name if name in files else Path(name).stem
+        where = f"{table} line {number} ({name or 'empty'})"
+        if stem not in files:
+            problems.append(Problem(where, "there is no such image; add it or delete the row"))
+            continue
+        path = files[stem].relative_to(source).as_posix()
+        if stem in used:
+            problems.append(Problem(where, f"a second row for {path}; keep one"))
+            continue
+        used.add(stem)
+        made = make(row, files[stem])
+        if isinstance(made, str):
+            problems.append(Problem(f"{path} ({table} line {number})", made))
+        elif isinstance(made, Problem):
+            problems.append(made)
+        else:
+            records.append(made)
+    for stem in sorted(files.keys() - used):
+        path = files[stem].relative_to(source).as_posix()
+        problems.append(Problem(path, f"no row in {table}; add it or move the image elsewhere"))
+    return records, problems
+
+
+def parse_grade(text: str, classes: Sequence[str]) -> int | str:
+    """Reads a class index from a table cell; a string is the reason why it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return f"label {text!r} is not a number"
+    if value not in range(len(classes)):
+        return f"label {text} is not one of {', '.join(classes)}"
+    return int(value)
+
+
+def scan_grades(
+    source: Path,
+    *,
+    table: str,
+    folder: str,
+    key: str,
+    grade: str,
+    patient: Callable[[str], str | None],
+    attributes: Callable[[Mapping[str, str], str], Mapping[str, str]] = lambda row, stem: {},
+    optional: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    official: str = "",
+    prefix: str = "",
+) -> tuple[list[Record], list[Problem]]:
+    """Reads one folder of photographs and a table of their grades, Kaggle's usual layout.
+
+    Args:
+      source: source folder.
+      table: name of the CSV file.
+      folder: name of the folder of images.
+      key: column that names the file.
+      grade: column of the grade, 0 to 4.
+      patient: file name without suffix -> patient id, or None where there is none; raises
+        ``ValueError`` with the reason for a name that should have one and has not.
+      attributes: (row, file name without suffix) -> attributes of the image.
+      optional: columns for ``attributes`` that may be missing.
+      aliases: see ``read_table``.
+      official: the publisher's split.
+      prefix: of the ids, where file names repeat between folders.
+
+    Returns:
+      (records, problems).
+
+    Raises:
+      ValueError: if the folder, the table or a column is missing.
+    """
+    rows = read_table(source / table, [key, grade], optional, aliases)
+    images, problems = list_images(source / folder, source)
+    files, twice = by_stem(images, source)
+
+    def make(row: Mapping[str, str], path: Path) -> Record | str:
+        value = parse_grade(row[grade], DR_GRADES)
+        if isinstance(value, str):
+            return value
+        try:
+            person = patient(path.stem)
+        except ValueError as error:
+            return str(error)
+        return Record(
+            path.relative_to(source).as_posix(),
+            prefix + path.stem,
+            value,
+            person,
+            official,
+            attributes(row, path.stem),
+        )
+
+    records, more = match_rows(rows, files, key=key, table=table, source=source, make=make)
+    return records, problems + twice + more

@@ -1,0 +1,96 @@
+"""The results of a run as a document and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from wlsrl_jax.evaluate.predict_split import Predictions, evaluate_predictions
+from wlsrl_jax.tasks import Task
+from wlsrl_jax.train.log import PHANTOM_NOTE
+
+COLUMNS = (
+    "count",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "sensitivity",
+    "specificity",
+    "qwk",
+)
+
+
+def results_document(
+    tasks: Sequence[Task],
+    splits: Mapping[str, Predictions],
+    *,
+    dataset: Any,
+    seed: int,
+    task_weights: Mapping[str, float],
+    selected: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Gathers the metrics of every split.
+
+    Args:
+      tasks: the tasks.
+      splits: split name -> predictions.
+      dataset: what they were made on.
+      seed: of the run.
+      task_weights: task -> lambda of the run; a head of weight 0 is marked as untrained.
+      selected: which checkpoint, and why.
+
+    Returns:
+      The content of ``metrics.json``: split -> task -> metric, and the circumstances.
+    """
+    document: dict[str, Any] = {
+        "dataset": dataset.name,
+        "phantom": dataset.is_phantom,
+        "note": PHANTOM_NOTE if dataset.is_phantom else "",
+        "data_fingerprint": dataset.fingerprint,
+        "seed": seed,
+        "selected": dict(selected),
+        "undefined": {},
+    }
+    for name, predictions in splits.items():
+        document[name], reasons = evaluate_predictions(tasks, predictions)
+        for task, weight in task_weights.items():
+            if weight == 0:
+                reasons.setdefault(task, {})["head"] = "not trained: its config.task_weights is 0"
+        document["undefined"][name] = reasons
+    return document
+
+
+def print_results(document: Mapping[str, Any]) -> None:
+    """Prints the test metrics, a row a task; undefined ones are a dash with the reason below."""
+    split = (
+        "test"
+        if "test" in document
+        else next(
+            k for k in document if isinstance(document[k], Mapping) and k in document["undefined"]
+        )
+    )
+    title = f"{split} metrics on {document['dataset']}"
+    table = Table(title=title + (f"\n{PHANTOM_NOTE}" if document["phantom"] else ""))
+    table.add_column("task")
+    for column in COLUMNS:
+        table.add_column(column.replace("_", " "), justify="right")
+    for task, values in document[split].items():
+        cells = []
+        for column in COLUMNS:
+            value = values.get(column)
+            missing = value is None or value != value
+            cells.append(
+                "-" if missing else f"{value:.0f}" if column == "count" else f"{value:.3f}"
+            )
+        table.add_row(task, *cells)
+    console = Console()
+    if not console.is_terminal:  # a log has no width: do not fold the table to 80 columns
+        console = Console(width=120)
+    console.print(table)
+    for task, reasons in document["undefined"].get(split, {}).items():
+        for metric, reason in reasons.items():
+            console.print(f"{task} {metric}: {reason}", highlight=False)

@@ -1,1 +1,0 @@
-"""What a reviewer asks for: intervals, curves, operating points, subgroups, comparisons."""

@@ -1,0 +1,157 @@
+"""Class activation maps: which pixels speak for a class, by stream and fused.
+
+Two maps of the same gradients:
+
+- ``grad_cam`` proper (Selvaraju et al., Grad-CAM, ICCV 2017): channels of the last feature map,
+  weighted by their mean gradient. Eight cells wide at 64 pixels: too coarse to point at a druse.
+- ``layer_cam`` (Jiang et al., LayerCAM, IEEE TIP 2021), the default: every element of a feature
+  map weighted by its own positive gradient, which stays meaningful in early, fine stages. The
+  maps of all stages are scaled to 1 and averaged. (The paper takes the larger one at each
+  place; then each stage's peak is a peak of the result, and the coarse ones win.)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wlsrl_jax.explain.features import features_and_gradients
+from wlsrl_jax.models.by_name import Network, stream_names
+
+METHODS = ("layer_cam", "grad_cam")
+
+
+def grad_cam(
+    model: Network,
+    variables: Any,
+    images: jax.Array | np.ndarray,
+    task: str,
+    classes: jax.Array | np.ndarray | None = None,
+    *,
+    method: str = "layer_cam",
+) -> dict[str, np.ndarray]:
+    """Maps of what speaks for a class of a task.
+
+    "fused" is the sum over the streams before it is scaled: the streams' shares of the
+    logit, which the gradient weighs as the network fuses them. Each map is scaled to its own
+    largest value, so maps compare within an image, not between images. Where nothing
+    speaks for the class the map is 0 everywhere.
+
+    Args:
+      model: the network.
+      variables: its parameters and running statistics.
+      images: uint8 ``[B, H, W, C]`` of the model's input size.
+      task: whose head.
+      classes: ``[B]`` index of the class to explain, or None for the predicted one.
+      method: "layer_cam" or "grad_cam".
+
+    Returns:
+      Stream (see ``architectures.stream_names``) and "fused" -> float32
+      ``[B, H, W]`` in 0..1.
+
+    Raises:
+      ValueError: for an unknown task or method, or images or classes of another shape.
+    """
+    images, classes = check_arguments(model, images, task, classes)
+    if method not in METHODS:
+        raise ValueError(f"grad_cam: method={method!r}; choose one of {', '.join(METHODS)}.")
+    found = _maps(model, method, task, variables, images, classes)
+    return {stream: np.asarray(found[stream]) for stream in (*stream_names(model), "fused")}
+
+
+def check_arguments(
+    model: Network, images: Any, task: str, classes: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks what is to be explained.
+
+    Args:
+      model: the network.
+      images: uint8 ``[B, H, W, C]``.
+      task: whose head.
+      classes: ``[B]`` integers, or None.
+
+    Returns:
+      (images, classes int32 ``[B]``, -1 for the predicted one).
+
+    Raises:
+      ValueError: naming the argument that is wrong.
+    """
+    heads = dict(model.heads)
+    if task not in heads:
+        raise ValueError(f"task={task!r} is not of this model; it has {', '.join(heads)}.")
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images must be uint8 [B, H, W, C], got {images.dtype} {list(images.shape)}."
+        )
+    if classes is None:
+        return images, np.full(len(images), -1, np.int32)
+    classes = np.asarray(classes)
+    if classes.shape != (len(images),) or not np.issubdtype(classes.dtype, np.integer):
+        raise ValueError(
+            f"classes must be {len(images)} integers, one an image, got {classes.dtype} "
+            f"{list(classes.shape)}."
+        )
+    if classes.size and not 0 <= classes.min() <= classes.max() < heads[task]:
+        raise ValueError(
+            f"classes span {classes.min()}..{classes.max()}; task {task} has 0..{heads[task] - 1}."
+        )
+    return images, classes.astype(np.int32)
+
+
+def class_logit(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Picks the logit of a class of each image; -1 is the predicted class.
+
+    Args:
+      logits: ``[B, C]``.
+      classes: ``[B]``.
+
+    Returns:
+      ``[B]``.
+    """
+    chosen = jnp.where(classes < 0, jax.lax.stop_gradient(logits).argmax(axis=1), classes)
+    return jnp.take_along_axis(logits, chosen[:, None], axis=1)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _maps(
+    model: Network,
+    method: str,
+    task: str,
+    variables: Any,
+    images: jax.Array,
+    classes: jax.Array,
+) -> dict[str, jax.Array]:
+    shape = images.shape[:3]
+    last = len(model.widths) - 1
+    stages = [last] if method == "grad_cam" else range(last + 1)
+    total: dict[str, jax.Array] = {}
+    for stage in stages:
+        features, gradients = features_and_gradients(
+            model, variables, images, stage, lambda logits: class_logit(logits[task], classes)
+        )
+        raw = {s: _weighted(method, features[s], gradients[s]) for s in stream_names(model)}
+        raw["fused"] = functools.reduce(jnp.add, raw.values())
+        for stream, heat in raw.items():
+            heat = _scaled(jax.image.resize(jnp.maximum(heat, 0.0), shape, "bilinear"))
+            total[stream] = total.get(stream, 0.0) + heat
+    return {stream: _scaled(heat) for stream, heat in total.items()}
+
+
+def _weighted(method: str, features: jax.Array, gradients: jax.Array) -> jax.Array:
+    """Channels of ``[B, h, w, F]`` summed with their weights, ``[B, h, w]``."""
+    if method == "grad_cam":
+        weights = gradients.mean(axis=(1, 2), keepdims=True)
+    else:
+        weights = jnp.maximum(gradients, 0.0)
+    return (weights * features).sum(axis=-1)
+
+
+def _scaled(heat: jax.Array) -> jax.Array:
+    """Divides ``[B, H, W]`` >= 0 by the largest of each image; zeros stay."""
+    top = heat.max(axis=(1, 2), keepdims=True)
+    return heat / jnp.where(top > 0, top, 1.0)

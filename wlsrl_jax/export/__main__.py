@@ -1,0 +1,172 @@
+"""A trained model as one file that runs without this package.
+
+    python -m wlsrl_jax.export --workdir=RUN --output=DIR
+
+writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
+``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
+flatbuffers and OpenCV, with ``preprocess.py`` beside it where the run's images were preprocessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+import wlsrl_jax
+from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.images import pixels as preprocess
+from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
+from wlsrl_jax.export import run_model as exported_model
+from wlsrl_jax.export.onnx import onnx_model
+from wlsrl_jax.runs.input import input_spec
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.workdir import read_json, write_json, write_whole
+from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.train.setup import build_model
+from wlsrl_jax.train.step import make_predict_step
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+FILES = ("model.stablehlo", "model.json", "run_model.py")
+
+
+def serialize(run: TrainedRun) -> bytes:
+    """Lowers the forward pass of a run with its weights.
+
+    Args:
+      run: the run.
+
+    Returns:
+      A serialized ``jax.export.Exported`` of a function of uint8 ``[b, H, W, C]`` giving
+      task -> float32 probabilities ``[b, classes]``, for any b and every platform.
+    """
+    # Kernels compiled for this processor stay here: what is written out in XLA runs anywhere, and
+    # accelerators get the plain convolution (``ops/convolution.py``).
+    config = run.config.copy_and_resolve_references()
+    config.model.conv_implementation = "xla"
+    predict = make_predict_step(build_model(config, run.tasks), mirror=config.eval.mirror)
+    variables = jax.tree.map(jnp.asarray, run.variables)
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.uint8)
+    function = jax.jit(lambda images: predict(variables, images))
+    return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
+
+
+def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
+    """The content of ``model.json``: all that a caller must know."""
+    spec = input_spec(run)
+    statistics = run.workdir / STATISTICS
+    calibration = read_json(statistics)["calibration"] if statistics.exists() else {}
+    height, width, channels = run.image_shape
+    return {
+        "note": PHANTOM_NOTE if run.data["phantom"] else "",
+        "use": "research use only: no medical device, not for decisions about patients",
+        "dataset": run.data["dataset"],
+        "modality": run.modality,
+        "input": {
+            "type": "uint8",
+            "shape": ["batch", height, width, channels],
+            "channels": "grey" if channels == 1 else "RGB",
+            "steps": [
+                *(["crop to the round field, pad to a square"] if spec.prepared_size
+                  and run.modality == "fundus" else []),
+                *(f"preprocess: {step} (preprocess.py)" for step in spec.preprocess),
+                *([f"resize to {spec.prepared_size[0]}x{spec.prepared_size[1]} (area)"]
+                  if spec.prepared_size else []),
+                f"resize to {height}x{width} (area when shrinking, else linear)",
+            ],
+            "prepared_size": spec.prepared_size,
+            "preprocess": spec.preprocess,
+            "normalisation": "inside the model",
+        },
+        "output": {
+            t.name: {
+                "classes": t.classes,
+                "ordinal": t.ordinal,
+                "temperature": calibration.get(t.name, {}).get("temperature"),
+            }
+            for t in run.tasks
+        },
+        "platforms": PLATFORMS,
+        "sha256": hashlib.sha256(artifact).hexdigest(),
+        "made_with": {"wlsrl_jax": wlsrl_jax.__version__, "jax": jax.__version__},
+        "compatibility": "jax reads exported functions for at least six months after the release "
+        "that wrote them; keep the workdir to export anew",
+    }  # fmt: skip
+
+
+def export_run(
+    run: TrainedRun, output: Path, *, onnx: bool = False, overwrite: bool = False
+) -> Path:
+    """Writes the files of an exported model.
+
+    Args:
+      run: the run.
+      output: folder, made if it does not exist.
+      onnx: write ``model.onnx`` as well.
+      overwrite: replace another model there.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if another model lies there.
+    """
+    artifact = serialize(run)
+    description = json.loads(json.dumps(describe(run, artifact)))
+    there = output / "model.json"
+    if there.exists() and not overwrite and read_json(there)["output"] != description["output"]:
+        raise ValueError(f"--output={output} holds another model; --overwrite replaces it.")
+    files = [
+        ("model.stablehlo", artifact),
+        ("run_model.py", inspect.getsource(exported_model).encode()),
+    ]
+    if description["input"]["preprocess"]:
+        files.append(("preprocess.py", inspect.getsource(preprocess).encode()))
+    if onnx:
+        notes = {"note": description["note"], "use": description["use"]}
+        content = onnx_model(
+            run.model,
+            run.variables,
+            run.tasks,
+            run.image_shape,
+            notes,
+            mirror=run.config.eval.mirror,
+        )
+        files.append(("model.onnx", content))
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files:
+        write_whole(output / name, content)
+    write_json(there, description)  # last: it has the digest of the artifact
+    return output
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.export", description="A model as one file."
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    parser.add_argument("--overwrite", action="store_true", help="replace another model there")
+    args = parser.parse_args(argv)
+    run = load_trained(args.workdir)
+    folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
+    if run.data["phantom"]:
+        print(PHANTOM_NOTE)
+    steps = ["preprocess.py"] if run.data.get("preprocess") else []
+    names = [*FILES, *steps, *(["model.onnx"] if args.onnx else [])]
+    sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]
+    print(f"{folder}: {', '.join(sizes)}")
+
+
+if __name__ == "__main__":
+    run_command(_main)

@@ -1,0 +1,354 @@
+"""The dual-stream network: a separable and a standard convolution trunk, fused, with heads.
+
+The abstract of Kaloi et al. (iCoMET 2023) fixes two streams, one of separable and one of
+conventional convolutions, and one head a task. Depth, widths, normalisation and fusion
+are reconstructions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from wlsrl_jax import ops
+from wlsrl_jax.ops.normalisation import BatchNormRelu, conv_norm_relu, max_pool
+
+NORMS = ("batch", "group")
+FUSIONS = ("concat", "sum", "gated")
+STREAMS = {
+    "dual": ("separable", "standard"),
+    "separable": ("separable",),
+    "standard": ("standard",),
+}
+
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# Fan-out of a depthwise kernel counts all channels as outputs of one filter; each has its own.
+_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+class Conv(nn.Module):
+    """Convolution without bias, padded by half its kernel; parameters as ``nn.Conv``'s.
+
+    Attributes:
+      features: output channels; for a depthwise convolution, those of the input.
+      kernel_size: side of the square kernel.
+      depthwise: one filter a channel instead of a full mix.
+      stride: step in both directions.
+      dtype: of the computation; parameters stay float32.
+      implementation: see ``ops``.
+    """
+
+    features: int
+    kernel_size: int = 3
+    depthwise: bool = False
+    stride: int = 1
+    dtype: Any = jnp.float32
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, norm: BatchNormRelu | None = None) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H', W', features]``, H' = ceil(H / stride).
+
+        Args:
+          x: the input.
+          norm: what follows, in inference: done in the same pass.
+        """
+        inputs = 1 if self.depthwise else x.shape[-1]
+        shape = (self.kernel_size, self.kernel_size, inputs, self.features)
+        init = _depthwise_init if self.depthwise else _kernel_init
+        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if norm is not None and self.stride == 1:
+            a, b = norm.affine()
+            return conv_norm_relu(x, kernel, a, b, norm.pool, self.implementation)
+        apply = ops.depthwise_conv2d if self.depthwise else ops.conv2d
+        margin = (self.kernel_size // 2, (self.kernel_size - 1) // 2)
+        y = apply(
+            x,
+            kernel,
+            stride=self.stride,
+            padding=(margin, margin) if self.stride > 1 else "SAME",
+            implementation=self.implementation,
+        )
+        return y if norm is None else norm.infer(y)
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """Makes channels of blocks of pixels: the same numbers at a lower resolution.
+
+    A convolution afterwards is one with a larger kernel and that stride on the image (Ridnik et
+    al. 2021 begin a network this way); the order is that of ONNX's SpaceToDepth.
+
+    Args:
+      x: ``[B, H, W, C]``.
+      block: side of a block, pixels; 1 changes nothing.
+
+    Returns:
+      ``[B, H / block, W / block, block * block * C]``.
+
+    Raises:
+      ValueError: if a side is not a multiple of ``block``.
+    """
+    if block == 1:
+        return x
+    batch, height, width, channels = x.shape
+    if height % block or width % block:
+        raise ValueError(
+            f"model: space_to_depth={block} does not divide an image of {height}x{width} pixels; "
+            "choose config.data.height and config.data.width that are multiples of it."
+        )
+    x = x.reshape(batch, height // block, block, width // block, block, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // block, width // block, block * block * channels)
+
+
+def task_logits(
+    x_BxF: jax.Array,
+    heads: tuple[tuple[str, int], ...],
+    hidden: int,
+    dropout: float,
+    *,
+    dtype: Any,
+    train: bool,
+) -> dict[str, jax.Array]:
+    """The shared dense layer, dropout and one linear head a task, as layers of the caller.
+
+    Args:
+      x_BxF: pooled features, of shape ``[B, F]``.
+      heads: (task, number of classes).
+      hidden: width of the shared layer.
+      dropout: rate before the heads.
+      dtype: of the shared layer.
+      train: whether dropout acts.
+
+    Returns:
+      Task -> float32 logits ``[B, classes]``.
+    """
+    x_BxF = nn.relu(nn.Dense(hidden, dtype=dtype, name="shared")(x_BxF))
+    x_BxF = nn.Dropout(dropout, deterministic=not train)(x_BxF)
+    return {
+        task: nn.Dense(classes, dtype=jnp.float32, name=f"head_{task}")(x_BxF)
+        for task, classes in heads
+    }
+
+
+class Stream(nn.Module):
+    """One trunk: stages of ``blocks`` x (convolution, norm, ReLU), then 2x max pooling.
+
+    The separable trunk uses a depthwise 3x3 and a pointwise 1x1 convolution for each
+    standard 3x3. Its first convolution is a standard one: with one or three input
+    channels a depthwise filter could only see one channel and would save nothing.
+
+    Attributes:
+      kind: "separable" or "standard".
+      widths: channels of each stage.
+      blocks: convolutions of each stage.
+      norm: see ``DualStream``.
+      dtype: of the computation.
+      implementation: see ``ops``.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    blocks: int
+    norm: str
+    dtype: Any
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H', W', widths[-1]]``, H' about H / 2^(stages - 1).
+
+        An odd side is pooled with its last row or column standing alone.
+        """
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        for stage, width in enumerate(self.widths):
+            for block in range(self.blocks):
+                name = f"stage{stage}_block{block}"
+                if self.kind == "standard" or (stage == 0 and block == 0):
+                    conv = Conv(width, name=f"{name}_conv", **shared)
+                else:
+                    x = Conv(x.shape[-1], depthwise=True, name=f"{name}_depthwise", **shared)(x)
+                    conv = Conv(width, 1, name=f"{name}_pointwise", **shared)
+                pool = block == self.blocks - 1 and stage < len(self.widths) - 1
+                if self.norm == "batch":
+                    norm = BatchNormRelu(width, pool=pool, name=f"{name}_norm", **shared)
+                    x = norm(conv(x)) if train else conv(x, norm)
+                    continue
+                groups = max(g for g in range(1, 9) if width % g == 0)
+                group_norm = nn.GroupNorm(groups, dtype=self.dtype, name=f"{name}_norm")
+                x = nn.relu(group_norm(conv(x)))
+                x = max_pool(x) if pool else x
+        self.sow("intermediates", "features", x)
+        return x
+
+
+class DualStream(nn.Module):
+    """Dual-stream multitask network.
+
+    Attributes:
+      heads: (task, number of classes) of each linear head.
+      widths: channels of each stage; a stage ends with 2x pooling, but for the last.
+      blocks: convolutions of each stage.
+      space_to_depth: side of the blocks of pixels that become channels before the first
+        convolution; 1 for none. With 2, an image of twice the sides costs little more.
+      norm: "batch" (global over devices under jit) or "group" (no running state).
+      fusion: of the pooled features: "concat", "sum", or "gated", a learnt mix for each
+        image and feature, ``g * separable + (1 - g) * standard``.
+      streams: "dual", or one trunk alone, "separable" or "standard", for ablation.
+      hidden: width of the shared dense layer.
+      dropout: rate before the heads.
+      dtype: of the computation; parameters and logits are float32.
+      conv_implementation: "auto" (by platform), "xla" or "lax", see ``ops``.
+    """
+
+    heads: tuple[tuple[str, int], ...]
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    blocks: int = 1
+    space_to_depth: int = 1
+    norm: str = "batch"
+    fusion: str = "concat"
+    streams: str = "dual"
+    hidden: int = 128
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    conv_implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, NORMS)
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("streams", self.streams, STREAMS)
+        if self.blocks < 1:
+            raise ValueError(f"model: blocks={self.blocks} must be positive.")
+        if self.space_to_depth < 1:
+            raise ValueError(f"model: space_to_depth={self.space_to_depth} must be positive.")
+        check_shared(self.widths, self.hidden, self.dropout, self.conv_implementation)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images_BxHxWxC: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """Computes the logits of every task.
+
+        Args:
+          images_BxHxWxC: normalised images.
+          train: use batch statistics and dropout (needs rng "dropout" if dropout > 0).
+
+        Returns:
+          Task -> float32 logits ``[B, classes]``. Each trunk sows its last feature map as
+          the intermediate ``features``.
+
+        Raises:
+          ValueError: if ``space_to_depth`` does not divide a side.
+        """
+        x_BxHxWxC = space_to_depth(images_BxHxWxC, self.space_to_depth)
+        pooled = []
+        for kind in STREAMS[self.streams]:
+            trunk = Stream(
+                kind,
+                self.widths,
+                self.blocks,
+                self.norm,
+                self.dtype,
+                self.conv_implementation,
+                name=kind,
+            )
+            features = trunk(x_BxHxWxC, train=train)
+            pooled.append(jnp.mean(features.astype(jnp.float32), axis=(1, 2)))
+        x_BxF = pooled[0] if len(pooled) == 1 else self._fuse(*pooled)
+        return task_logits(
+            x_BxF, self.heads, self.hidden, self.dropout, dtype=self.dtype, train=train
+        )
+
+    def _fuse(self, separable: jax.Array, standard: jax.Array) -> jax.Array:
+        both = jnp.concatenate([separable, standard], axis=-1)
+        if self.fusion == "concat":
+            return both
+        if self.fusion == "sum":
+            return separable + standard
+        gate = nn.sigmoid(nn.Dense(separable.shape[-1], dtype=self.dtype, name="gate")(both))
+        return gate * separable + (1.0 - gate) * standard
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {"widths": (8, 16, 16), "blocks": 1, "hidden": 16},
+    "small": {"widths": (16, 32, 64, 128), "blocks": 1, "hidden": 128},
+    "medium": {"widths": (16, 32, 64, 96, 128), "blocks": 2, "hidden": 128},
+    "base": {"widths": (32, 64, 128, 256, 384), "blocks": 2, "hidden": 256},
+}
+"""tiny: tests. small: 64 px on a laptop. medium: real scans on a workstation. base: 224 px
+and more on accelerators."""
+
+
+def check_choice(field: str, value: Any, valid: Collection[str]) -> None:
+    """Checks a choice.
+
+    Args:
+      field: its name.
+      value: what was chosen.
+      valid: what there is.
+
+    Returns:
+      Nothing.
+
+    Raises:
+      ValueError: names the field and lists what there is.
+    """
+    if value not in valid:
+        raise ValueError(
+            f"model: {field}={value!r} is unknown; choose one of {', '.join(map(str, valid))}."
+        )
+
+
+def check_shared(
+    widths: tuple[int, ...], hidden: int, dropout: float, conv_implementation: str
+) -> None:
+    """Checks the fields that every network has.
+
+    Args:
+      widths: channels of each stage.
+      hidden: width of the shared dense layer.
+      dropout: rate before the heads.
+      conv_implementation: see ``ops``.
+
+    Returns:
+      Nothing.
+
+    Raises:
+      ValueError: names the field that is wrong.
+    """
+    if not widths or not all(isinstance(w, int) and w > 0 for w in widths):
+        raise ValueError(
+            f"model: widths={widths} must be positive whole numbers, one a stage, such as 16,32,64."
+        )
+    if hidden < 1:
+        raise ValueError(f"model: hidden={hidden} must be positive.")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"model: dropout={dropout} must be in [0, 1).")
+    check_choice("conv_implementation", conv_implementation, ops.IMPLEMENTATIONS)
+
+
+def make_model(preset: str, heads: Mapping[str, int], **overrides: Any) -> DualStream:
+    """Builds a model from a preset.
+
+    Args:
+      preset: a key of ``PRESETS``.
+      heads: task -> number of classes.
+      **overrides: fields of ``DualStream`` that replace the preset's.
+
+    Returns:
+      The module.
+
+    Raises:
+      ValueError: for an unknown preset, field or field value, listing the valid ones.
+    """
+    check_choice("preset", preset, PRESETS)
+    fields = [f.name for f in dataclasses.fields(DualStream) if f.name not in ("parent", "name")]
+    for field in overrides:
+        if field not in fields:
+            raise ValueError(f"model has no field {field!r}; it has: {', '.join(fields)}.")
+    return DualStream(heads=tuple(heads.items()), **{**PRESETS[preset], **overrides})

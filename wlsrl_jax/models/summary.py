@@ -1,0 +1,137 @@
+"""A printable summary of a model: shapes, parameters and FLOPs of every stage.
+
+python -m wlsrl_jax.models.summary --preset=small --size=64x64x1
+python -m wlsrl_jax.models.summary --architecture=resnet18 --widths=16,32,64,128
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from wlsrl_jax.data.phantoms.source import CLASSES, NORMAL
+from wlsrl_jax.models.by_name import ARCHITECTURES, Network, make_network
+from wlsrl_jax.models.dual_stream import PRESETS, Conv
+from wlsrl_jax.tasks import make_tasks
+
+
+@dataclasses.dataclass
+class Row:
+    """One stage of one stream, or one dense layer.
+
+    Attributes:
+      name: such as "separable stage2" or "head_TO1".
+      shape: of the output for one image, pooling excluded.
+      parameters: trainable numbers.
+      flops: of one image's forward pass; a multiply and an add are two. Convolutions
+        and dense layers are counted, elementwise work is not.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    parameters: int = 0
+    flops: int = 0
+
+
+def _row_name(path: tuple[str, ...]) -> str:
+    return f"{path[0]} {path[1].split('_')[0]}" if len(path) > 1 else path[0]
+
+
+def stages(model: Network, image_shape: tuple[int, int, int]) -> list[Row]:
+    """Counts parameters and FLOPs without computing anything.
+
+    Args:
+      model: the network.
+      image_shape: (height, width, channels).
+
+    Returns:
+      Rows in the order of the forward pass.
+    """
+    rows: dict[str, Row] = collections.OrderedDict()
+
+    def count(next_fun: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        out = next_fun(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, Conv | nn.Dense):
+            name = _row_name(module.path)
+            row = rows.setdefault(name, Row(name))
+            if isinstance(module, Conv):
+                inputs = 1 if module.depthwise else args[0].shape[-1]
+                sides = (-(-side // module.stride) for side in args[0].shape[1:3])
+                row.shape = (*sides, module.features)  # before any pooling
+                row.flops += 2 * module.kernel_size**2 * inputs * math.prod(row.shape)
+            else:
+                row.shape = out.shape[1:]
+                row.flops += 2 * args[0].shape[-1] * out.shape[-1]
+        return out
+
+    def initialise(key: jax.Array) -> Any:
+        with nn.intercept_methods(count):
+            return model.init(key, jnp.zeros((1, *image_shape)), train=False)
+
+    variables = jax.eval_shape(initialise, jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        names = tuple(str(part.key) for part in path[:-1])
+        rows[_row_name(names)].parameters += leaf.size
+    return list(rows.values())
+
+
+def summarize(model: Network, image_shape: tuple[int, int, int]) -> str:
+    """Formats ``stages`` as a table with totals.
+
+    Args:
+      model: the network.
+      image_shape: (height, width, channels).
+
+    Returns:
+      Lines of text.
+    """
+    rows = stages(model, image_shape)
+    total = Row("total", (), sum(r.parameters for r in rows), sum(r.flops for r in rows))
+    lines = [f"{'stage':<20} {'output':>15} {'parameters':>12} {'MFLOP an image':>15}"]
+    for row in [*rows, total]:
+        shape = "x".join(map(str, row.shape))
+        lines.append(f"{row.name:<20} {shape:>15} {row.parameters:>12,} {row.flops / 1e6:>15.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the summary of a network."""
+    parser = argparse.ArgumentParser(description="Shapes, parameters and FLOPs of a network.")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default=ARCHITECTURES[0])
+    parser.add_argument("--preset", choices=list(PRESETS), default="small")
+    parser.add_argument("--size", default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
+    parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
+    parser.add_argument(
+        "--widths", default="", help="channels of each stage, as 16,32,64; default: the preset's"
+    )
+    parser.add_argument("--space_to_depth", type=int, default=1)
+    args = parser.parse_args()
+    height, width, channels = (int(v) for v in args.size.split("x"))
+    modality = "oct" if channels == 1 else "fundus"
+    tasks = make_tasks(modality, CLASSES[modality], NORMAL[modality])
+    heads = {task.name: task.num_classes for task in tasks}
+    try:
+        widths = [int(w) for w in args.widths.split(",") if w]
+        model = make_network(
+            args.architecture,
+            args.preset,
+            heads,
+            widths=widths,
+            streams=args.streams,
+            space_to_depth=args.space_to_depth,
+        )
+        print(summarize(model, (height, width, channels)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""Probabilities of image files, by a finished run or the model that comes with the package.
+
+    python -m wlsrl_jax.predict PATH...
+    python -m wlsrl_jax.predict --workdir=RUN --output=FILE.csv PATH...
+
+A path is a file, a folder, a pattern, or a CSV list with a column "path" (see
+``data/images/listing.py``). The output has the columns "path" and ``TASK/CLASS``; killed half-way,
+the same command goes on (``table.py``); without ``--output`` it goes to standard output. Images are
+made ready exactly as prepared data are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import os
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.images.decode import BadImageError
+from wlsrl_jax.data.images.listing import Item, find_images
+from wlsrl_jax.evaluate.calibration import fit_temperature, scale
+from wlsrl_jax.evaluate.predict_split import read_predictions
+from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
+from wlsrl_jax.explain.class_maps import grad_cam
+from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.predict.table import PredictionFile
+from wlsrl_jax.runs.input import InputSpec, ModelInput, input_spec, read_input
+from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
+from wlsrl_jax.runs.shipped import DEFAULT
+from wlsrl_jax.runs.workdir import read_json
+from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
+from wlsrl_jax.train.log import PHANTOM_NOTE
+
+EXIT_SOME_BAD = 1
+"""Exit status where some images have no row, and their reasons are in ``FILE.errors.csv``."""
+
+_LOG_SECONDS = 30  # between lines of progress where there is no terminal
+
+
+def temperatures(run: TrainedRun) -> dict[str, float]:
+    """Temperature of each task, from the run's statistics or its validation predictions.
+
+    Raises:
+      ValueError: if it has neither, or if a task has no temperature.
+    """
+    path = run.workdir / STATISTICS
+    if path.exists():
+        found = {t: c["temperature"] for t, c in read_json(path).get("calibration", {}).items()}
+    else:
+        rows = read_predictions(run.workdir / "predictions.csv", run.tasks)["validation"]
+        found = {
+            t.name: fit_temperature(rows.labels[t.name], rows.probabilities[t.name])
+            for t in run.tasks
+        }
+    lacking = [t.name for t in run.tasks if not found.get(t.name)]
+    if lacking:
+        raise ValueError(
+            f"--calibrated: {run.workdir} has no temperature for {', '.join(lacking)}, because its "
+            "validation split has one class only."
+        )
+    return {t.name: found[t.name] for t in run.tasks}
+
+
+def _read(item: Item, spec: InputSpec) -> ModelInput | str:
+    """The input, or why there is none."""
+    if item.problem:
+        return item.problem
+    try:
+        return read_input(Path(item.path), spec, item.frame)
+    except BadImageError as error:
+        return str(error)
+
+
+def _read_ahead(
+    items: Iterable[Item], spec: InputSpec, threads: int, ahead: int
+) -> Iterator[tuple[Item, ModelInput | str]]:
+    """Reads in threads, a bounded number of images ahead, in order."""
+    waiting: collections.deque[tuple[Item, Future[ModelInput | str]]] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(_read, item, spec)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def predict_images(
+    run: TrainedRun,
+    items: Iterable[Item],
+    file: PredictionFile,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    modality_check: str = "refuse",
+    calibrated: Mapping[str, float] | None = None,
+    on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
+    report: Callable[[int, str], None] = lambda count, message: None,
+) -> None:
+    """Predicts images and adds their rows, or the reasons why they have none.
+
+    Args:
+      run: the model.
+      items: the images, none of which has a row yet.
+      file: open output.
+      batch_size: images at a time; the last batch is filled up, so one shape is compiled.
+      threads: that read; the number of processors by default.
+      modality_check: "refuse" pictures that look like the other modality, "warn", or "off".
+      calibrated: task -> temperature, or None for raw probabilities.
+      on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
+      report: gets (images dealt with, a message or "").
+    """
+    spec, predict = input_spec(run), run.predictor()
+    ready: list[tuple[Item, np.ndarray]] = []
+
+    def flush() -> None:
+        if not ready:
+            return
+        images = np.stack([image for _, image in ready])
+        filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
+        output = predict(jnp.asarray(filled))
+        rows = []
+        for task in run.tasks:
+            p = np.asarray(output[task.name])[: len(images)]
+            rows.append(scale(p, calibrated[task.name]) if calibrated else p)
+        on_batch([item for item, _ in ready], filled)
+        file.add([item.name for item, _ in ready], np.concatenate(rows, axis=1).tolist())
+        report(len(ready), "")
+        ready.clear()
+
+    threads = threads or os.cpu_count() or 1
+    for item, found in _read_ahead(items, spec, threads, 2 * batch_size):
+        if isinstance(found, str):
+            reason = found
+        elif found.warning and modality_check == "refuse":
+            reason = f"refused: {found.warning} (--modality_check=warn predicts it all the same)"
+        else:
+            if found.warning and modality_check == "warn":
+                report(0, f"warning: {item.name}: {found.warning}")
+            ready.append((item, found.image))
+            if len(ready) == batch_size:
+                flush()
+            continue
+        file.bad(item.name, reason)
+        report(1, f"{item.name}: {reason}")
+    flush()
+
+
+def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[..., None]:
+    """Writes a picture an image and task: what speaks for the predicted class.
+
+    A picture's name depends on the items alone, so that a run that goes on gives the same ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    variables = jax.device_put(run.variables)
+    stems = collections.Counter(_stem(item) for item in items)
+
+    def write(items: list[Item], images: np.ndarray) -> None:
+        for task in run.tasks:
+            heat = grad_cam(run.model, variables, images, task.name)["fused"]
+            for item, image, h in zip(items, images, heat, strict=False):
+                drawn = overlay(upscale(image), np.clip(upscale(h), 0, 1))
+                stem = _stem(item)
+                if stems[stem] > 1:  # the same name in two folders
+                    stem = f"{zlib.crc32(item.name.encode()):08x}-{stem}"
+                path = folder / f"{stem}.{task.name}.png"
+                temporary = path.with_name(f".{path.name}.tmp")
+                Image.fromarray(drawn).save(temporary, "PNG")
+                os.replace(temporary, path)
+
+    return write
+
+
+def _stem(item: Item) -> str:
+    return f"{Path(item.path).stem}{f'_{item.frame}' if item.frame else ''}"
+
+
+def _digest(run: TrainedRun) -> str:
+    """SHA-256 of the weights, by name."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(run.variables):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.predict",
+        description="Probabilities of image files, by a finished run. Research use only.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, patterns, CSVs")
+    parser.add_argument(
+        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument("--output", type=Path, help="FILE.csv or FILE.parquet; default: printed")
+    parser.add_argument("--calibrated", action="store_true", help="temperature-scaled")
+    parser.add_argument("--overlays", type=Path, help="folder for pictures of what was looked at")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--on_bad_file", choices=["fail", "skip"], default="fail",
+        help="exit status 1 or 0 where images have no row; all others have one either way",
+    )  # fmt: skip
+    parser.add_argument(
+        "--modality_check", choices=["refuse", "warn", "off"], default="refuse",
+        help="of pictures that look like the other kind of image",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size={args.batch_size} must be at least 1.")
+    if args.output:
+        return _predict(args, args.output)
+    with tempfile.TemporaryDirectory(prefix="wlsrl_jax_predict_") as folder:
+        output = Path(folder) / "predictions.csv"
+        status = _predict(args, output)
+        if output.exists():
+            sys.stdout.write(output.read_text(encoding="utf-8"))
+    return status
+
+
+def _predict(args: argparse.Namespace, output: Path) -> int:
+    run = load_trained(args.workdir)
+    if line := introduction(run):
+        print(line, file=sys.stderr, flush=True)
+    listed = find_images(args.paths)
+    console = Console(stderr=True, highlight=False)
+    if listed.ignored:
+        console.print(f"{listed.ignored} files are passed over: their names are not of images")
+    warm = temperatures(run) if args.calibrated else None
+    spec = input_spec(run)
+    identity = {
+        "weights": _digest(run),
+        "prepared_size": spec.prepared_size,
+        **({"preprocess": spec.preprocess} if spec.preprocess else {}),
+        "temperatures": warm,
+        "modality_check": args.modality_check,
+        "overlays": str(args.overlays) if args.overlays else None,
+    }
+    note = PHANTOM_NOTE if run.data["phantom"] else ""
+    columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
+    with PredictionFile(
+        output, columns, identity, {"note": note, "workdir": str(args.workdir)}
+    ) as file:
+        todo = [item for item in listed.items if item.name not in file.done]
+        if file.finished:
+            if todo:
+                raise ValueError(
+                    f"{output} is complete and lacks {len(todo)} images of this command, such "
+                    f"as {todo[0].name}; use another --output."
+                )
+            print(f"{output}: complete, {len(file.done) - file.bad_count} images")
+            return _status(file, args)
+        if file.done:
+            console.print(f"going on: {len(file.done)} images are done")
+        draw = _overlays(run, args.overlays, listed.items) if args.overlays else lambda *_: None
+        with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
+            bar = progress.add_task("predicting", total=len(todo))
+            told = time.monotonic()
+
+            def report(count: int, message: str) -> None:
+                nonlocal told
+                progress.advance(bar, count)
+                if progress.disable and time.monotonic() - told > _LOG_SECONDS:
+                    told, done = time.monotonic(), progress.tasks[bar]
+                    left = done.time_remaining
+                    print(
+                        f"{done.completed:.0f} of {len(todo)} images"
+                        + (f", ETA {left:.0f} s" if left is not None else ""),
+                        file=sys.stderr,
+                    )
+                if message:
+                    console.print(message, markup=False, soft_wrap=True)
+
+            try:
+                predict_images(
+                    run,
+                    todo,
+                    file,
+                    batch_size=args.batch_size,
+                    modality_check=args.modality_check,
+                    calibrated=warm,
+                    on_batch=draw,
+                    report=report,
+                )
+            except KeyboardInterrupt:
+                goes_on = "; the same command goes on" if args.output else ""
+                console.print(f"stopped after {len(file.done)} images{goes_on}")
+                return EXIT_PREEMPTED
+        if not file.done:
+            raise ValueError(
+                f"none of the {file.bad_count} images can be used"
+                + (f"; see {file.errors_path}." if args.output else ".")
+            )
+        file.finish()
+    if args.output:
+        print("\n".join(filter(None, [note, f"{output}: {len(file.done)} images"])))
+    elif note:
+        print(note, file=sys.stderr)
+    return _status(file, args)
+
+
+def _status(file: PredictionFile, args: argparse.Namespace) -> int:
+    if file.bad_count:
+        where = f": {file.errors_path}" if args.output else ""
+        print(f"{file.bad_count} images without a row{where}", file=sys.stderr)
+    return EXIT_SOME_BAD if file.bad_count and args.on_bad_file == "fail" else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,227 @@
+"""A page in the browser: drop an image, see what a run says about it and where it looked.
+
+    python -m wlsrl_jax.predict.demo [--workdir=RUN] [--port=7860]
+
+Served by Gradio on this machine only (127.0.0.1), without analytics, and with nothing fetched from
+elsewhere, so that it works where there is no network. What is dropped lies in a temporary folder
+until the server ends, ten minutes at the most. Without ``--workdir``, the model that comes with the
+package answers. Research use only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError
+from wlsrl_jax.data.images.dicom import count_frames, is_dicom
+from wlsrl_jax.explain.class_maps import grad_cam
+from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.runs.input import input_spec, read_input
+from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
+from wlsrl_jax.runs.shipped import DEFAULT
+from wlsrl_jax.train.log import PHANTOM_NOTE
+
+DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
+_KEPT_SECONDS = 600  # what was dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the page shows.
+
+    Attributes:
+      probabilities: task -> class -> probability, as ``predict`` gives them.
+      maps: task -> uint8 ``[H, W, 3]``, what speaks for the likeliest class, over the image.
+      warning: why the picture looks like one of the other modality, or "".
+      frames: of the file; more than 1 in a DICOM volume.
+    """
+
+    probabilities: dict[str, dict[str, float]]
+    maps: dict[str, np.ndarray]
+    warning: str
+    frames: int
+
+
+def make_analysis(run: TrainedRun) -> Callable[[Path, int], Answer]:
+    """Compiles a run for one image.
+
+    Args:
+      run: the run.
+
+    Returns:
+      Function of (file, number from 1 of the frame in a DICOM volume) that raises
+      ``BadImageError`` for a file that cannot be used.
+    """
+    spec, predict = input_spec(run), run.predictor()
+
+    def analyse(path: Path, frame: int) -> Answer:
+        frames = count_frames(path) if is_dicom(path) else 1
+        if not 1 <= frame <= frames:
+            raise BadImageError(f"there is no frame {frame}; this file has {frames}")
+        found = read_input(path, spec, frame if frames > 1 else 0)
+        image = found.image[None]
+        output = predict(jnp.asarray(image))
+        probabilities, maps = {}, {}
+        for task in run.tasks:
+            values = np.asarray(output[task.name])[0].tolist()
+            probabilities[task.name] = dict(zip(task.classes, values, strict=True))
+            heat = grad_cam(run.model, run.variables, image, task.name)["fused"][0]
+            maps[task.name] = overlay(upscale(found.image), np.clip(upscale(heat), 0.0, 1.0))
+        warning = f"Warning: this image {found.warning}." if found.warning else ""
+        return Answer(probabilities, maps, warning, frames)
+
+    return analyse
+
+
+def import_gradio() -> Any:
+    """Imports Gradio with its analytics switched off.
+
+    Raises:
+      ValueError: if it is not installed, with the command.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        return importlib.import_module("gradio")
+    except ImportError:
+        raise ValueError("the page needs Gradio: pip install 'wlsrl_jax[demo]'") from None
+
+
+def build_page(run: TrainedRun) -> Any:
+    """Lays out the page.
+
+    Args:
+      run: the run.
+
+    Returns:
+      ``gradio.Blocks``, not yet served.
+
+    Raises:
+      ValueError: if Gradio is not installed.
+    """
+    gr = import_gradio()
+    analyse = make_analysis(run)
+    kind = {"oct": "OCT B-scan", "fundus": "fundus photograph"}[run.modality]
+
+    def show(path: str | None, frame: float | None) -> list[Any]:
+        if path is None:
+            return [gr.skip(), "", *(None for _ in run.tasks for _ in range(2))]
+        try:
+            answer = analyse(Path(path), int(frame or 1))
+        except BadImageError as error:
+            raise gr.Error(f"This file cannot be used: {error}", print_exception=False) from None
+        several = gr.Number(
+            int(frame or 1), visible=answer.frames > 1, label=f"Frame, 1 to {answer.frames}"
+        )
+        shown: list[Any] = [several, f"### {answer.warning}" if answer.warning else ""]
+        for task in run.tasks:
+            shown += [answer.probabilities[task.name], answer.maps[task.name]]
+        return shown
+
+    # Gradio keeps a file until the page's owner lets go of it, or for so long.
+    with gr.Blocks(
+        title="wlsrl_jax", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)
+    ) as page:
+        gr.Markdown(f"# Retinal grading: {kind}\n**{DISCLAIMER}**")
+        if run.data["phantom"]:
+            gr.Markdown(f"**{PHANTOM_NOTE}**")
+        if line := introduction(run):
+            gr.Markdown(line)
+        file = gr.File(label=f"Drop one {kind}", height=140, elem_id="file")
+        frame = gr.Number(1, precision=0, minimum=1, visible=False, elem_id="frame")
+        outputs = [frame, gr.Markdown(elem_id="warning")]
+        with gr.Row():
+            for task in run.tasks:
+                with gr.Column(min_width=300):
+                    outputs.append(gr.Label(label=task.name, elem_id=f"label-{task.name}"))
+                    gr.Markdown("What speaks for the likeliest class:")
+                    outputs.append(
+                        gr.Image(
+                            show_label=False,
+                            alt_text=f"Map of {task.name} over the image",
+                            format="png",
+                            interactive=False,
+                            buttons=["fullscreen"],
+                            elem_id=f"map-{task.name}",
+                        )
+                    )
+        gr.Markdown(
+            "The maps (LayerCAM) show where the network's evidence lies. They "
+            "are no outlines of lesions."
+        )
+        options = {"api_visibility": "private", "show_progress": "minimal"}
+        file.change(lambda path: show(path, 1), file, outputs, **options)
+        frame.input(show, [file, frame], outputs, **options)
+    return page
+
+
+def serve(run: TrainedRun, port: int) -> None:
+    """Serves the page on this machine until Ctrl-C.
+
+    Args:
+      run: the run.
+      port: to listen on.
+
+    Raises:
+      ValueError: if Gradio is not installed, or the port is taken.
+    """
+    gr = import_gradio()
+    page = build_page(run)
+    try:
+        page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            prevent_thread_lock=True,
+            share=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            max_file_size=MAX_BYTES,
+            footer_links=[],
+            quiet=True,
+            theme=gr.themes.Default(  # its own fonts would come from Google
+                font=["ui-sans-serif", "system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"],
+            ),
+        )
+    except OSError:
+        raise ValueError(f"--port={port} is in use; choose another.") from None
+    print(f"http://127.0.0.1:{port} (Ctrl-C ends it). {DISCLAIMER}", flush=True)
+    page.block_thread()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.predict.demo",
+        description=f"A page in the browser that grades an image. {DISCLAIMER}",
+    )
+    parser.add_argument(
+        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument("--port", type=int, default=7860)
+    args = parser.parse_args(argv)
+    import_gradio()
+    run = load_trained(args.workdir)
+    if line := introduction(run):
+        print(line, file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is emptied
+    with tempfile.TemporaryDirectory(prefix="wlsrl_jax_demo_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        serve(run, args.port)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

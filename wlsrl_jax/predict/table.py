@@ -1,0 +1,255 @@
+"""The output of prediction: a table that grows row by row and survives a kill at any moment.
+
+Rows go to ``FILE.csv.partial``, a batch at a time, each forced to the disk. At the end that file
+takes the name ``FILE.csv``, or is converted to ``FILE.parquet``: the output is whole or absent.
+``FILE.csv.json`` says what the rows were made with, so that nobody goes on with something else.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from wlsrl_jax.runs.workdir import flatten, read_json, write_json
+
+SUFFIXES = (".csv", ".parquet")
+
+
+class PredictionFile:
+    """An output that is open for rows; begins anew or goes on where it was.
+
+    Args:
+      output: ``.csv`` or ``.parquet``.
+      columns: names of the probabilities; the first column is always "path".
+      identity: what the rows are made with; an output that was begun with something else is
+        left alone.
+      notes: more for ``FILE.csv.json``, not compared.
+
+    Attributes:
+      done: names of the images that have a row, or, once finished, are known to be bad.
+      finished: whether the output is complete already; then nothing can be added.
+
+    Raises:
+      ValueError: naming what stands in the way: another kind of file, an output that was made
+        otherwise, or another process that is writing it.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        columns: Sequence[str],
+        identity: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
+        if output.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"--output={output} must end in {' or '.join(SUFFIXES)}.")
+        self._output, self._columns, self._notes = output, ["path", *columns], dict(notes)
+        self._identity = json.loads(json.dumps(identity))
+        self._partial = output.with_name(output.name + ".partial")
+        self._description = output.with_name(output.name + ".json")
+        self.errors_path = output.with_suffix(".errors.csv")
+        self.done: set[str] = set()
+        self._bad: list[str] = []
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            self.finished = output.exists()
+            if self.finished:
+                self._check_identity()
+                self._partial.unlink(missing_ok=True)  # killed after the last step of a conversion
+                self.done = set(_names(output))
+                self._bad = [name for name, _ in _rows(self.errors_path)]
+                if not read_json(self._description)["finished"]:  # killed before it said so
+                    self._describe(finished=True)
+                self.done.update(self._bad)
+                return
+            self._file = self._lock()
+        except OSError as error:
+            raise ValueError(f"--output={output} cannot be written ({error.strerror}).") from None
+        self._file.seek(0, os.SEEK_END)
+        if self._file.tell():
+            self._check_identity()
+            self._recover()
+        else:
+            self._describe(finished=False)
+            self._write([self._columns])
+        self._errors = self.errors_path.open("w", newline="", encoding="utf-8")
+        csv.writer(self._errors).writerow(["path", "reason"])
+
+    def _lock(self) -> BinaryIO:
+        file = self._partial.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(f"{self._output} is being written by another process.") from None
+        if not self._partial.exists() or self._output.exists():  # it ended in this very moment
+            file.close()
+            raise ValueError(f"{self._output} was just finished by another process.")
+        return file
+
+    def _check_identity(self) -> None:
+        here = self._output if self._output.exists() else self._partial
+        if not self._description.exists():
+            raise ValueError(
+                f"{here} exists and {self._description}, which says how it was made, does not. "
+                "Use another --output, or delete it."
+            )
+        old = flatten(read_json(self._description).get("made_with", {}))
+        new = flatten(self._identity)
+        differs = [
+            f"  {name}: {old.get(name)!r} there, {new.get(name)!r} now"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+        if differs:
+            raise ValueError(
+                f"{here} was made otherwise:\n"
+                + "\n".join(differs)
+                + "\nUse another --output, or the same run and flags, or delete it."
+            )
+
+    def _describe(self, *, finished: bool) -> None:
+        counts = {"images": len(self.done), "bad_files": len(self._bad)} if finished else {}
+        write_json(
+            self._description,
+            {**self._notes, "finished": finished, **counts, "made_with": self._identity},
+        )
+
+    def _recover(self) -> None:
+        """Reads what is there, and drops everything from the first line that is not whole."""
+        self._file.seek(0)
+        good = 0
+        for number, line in enumerate(self._file):
+            row = _parse(line)
+            if number == 0 and line.endswith(b"\n") and row != self._columns:
+                raise ValueError(f"{self._partial} has other columns; delete it.")
+            if not line.endswith(b"\n") or len(row) != len(self._columns):
+                break
+            if number:
+                self.done.add(row[0])
+            good += len(line)
+        self._file.truncate(good)
+        if good == 0:
+            self._write([self._columns])
+
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._file.write(text.getvalue().encode("utf-8"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def add(self, names: Sequence[str], probabilities: Sequence[Sequence[float]]) -> None:
+        """Appends rows and forces them to the disk.
+
+        Args:
+          names: ``[N]`` of images.
+          probabilities: ``[N, columns]``.
+        """
+        self._write(
+            [[n, *(f"{v:.9g}" for v in p)] for n, p in zip(names, probabilities, strict=True)]
+        )
+        self.done.update(names)
+
+    @property
+    def bad_count(self) -> int:
+        """Images that cannot have a row, as ``FILE.errors.csv`` lists them."""
+        return len(self._bad)
+
+    def bad(self, name: str, reason: str) -> None:
+        """Records an image that has no row, in ``FILE.errors.csv``."""
+        self._bad.append(name)
+        csv.writer(self._errors).writerow([name, reason])
+        self._errors.flush()
+
+    def finish(self) -> None:
+        """Gives the output its name."""
+        self._errors.close()
+        if self._output.suffix.lower() == ".parquet":
+            _to_parquet(self._partial, self._output, {**self._notes, "made_with": self._identity})
+            self._partial.unlink()
+        else:
+            os.replace(self._partial, self._output)
+        _sync_directory(self._output.parent)
+        self._describe(finished=True)
+        self.finished = True
+
+    def __enter__(self) -> PredictionFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for name in ("_errors", "_file"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        if "_errors" in self.__dict__ and not self._bad:
+            self.errors_path.unlink(missing_ok=True)
+
+
+def _parse(line: bytes) -> list[str]:
+    try:
+        return next(csv.reader([line.decode("utf-8").rstrip("\n")]), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from list(csv.reader(file))[1:]
+
+
+def _names(output: Path) -> Iterator[str]:
+    """The images of a finished output."""
+    if output.suffix.lower() == ".csv":
+        with output.open(newline="", encoding="utf-8") as file:
+            yield from (row["path"] for row in csv.DictReader(file))
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(output) as file:
+        for batch in file.iter_batches(columns=["path"]):
+            yield from batch.column(0).to_pylist()
+
+
+def _to_parquet(source: Path, target: Path, notes: Mapping[str, Any]) -> None:
+    """Converts a CSV file block by block; the probabilities become float32."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    with source.open(newline="", encoding="utf-8") as file:
+        columns = next(csv.reader(file))
+    schema = pa.schema([("path", pa.string()), *((c, pa.float32()) for c in columns[1:])])
+    convert = pyarrow.csv.ConvertOptions(column_types=schema, strings_can_be_null=False)
+    temporary = target.with_name(target.name + ".tmp")
+    described = schema.with_metadata({"wlsrl_jax": json.dumps(notes)})
+    with (
+        pyarrow.csv.open_csv(source, convert_options=convert) as reader,
+        pq.ParquetWriter(temporary, described) as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch.cast(schema).replace_schema_metadata(described.metadata))
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a renaming last."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

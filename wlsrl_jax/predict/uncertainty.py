@@ -1,0 +1,245 @@
+"""Command line: several predictions an image, their mean, and how uncertain it is.
+
+    python -m wlsrl_jax.predict.uncertainty --workdir=RUN --method=tta
+    python -m wlsrl_jax.predict.uncertainty --workdir=RUN --method=ensemble --ensemble=RUN2,RUN3
+
+writes ``uncertainty-METHOD-SPLIT/`` into the workdir: ``predictions.csv`` and ``referral.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from rich.table import Table
+
+from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax.data.augment import Augmentation, augment
+from wlsrl_jax.data.batches import evaluation_batches
+from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
+from wlsrl_jax.metrics import evaluate_task
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open_data import open_split
+from wlsrl_jax.runs.shipped import results_dir
+from wlsrl_jax.runs.workdir import write_json
+from wlsrl_jax.tasks import MISSING, task_labels
+from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.train.step import normalize
+
+METHODS = ("single", "tta", "dropout", "ensemble")
+BATCH = 64
+SHOWN = ("accuracy", "balanced_accuracy", "auroc", "qwk", "log_loss", "ece")
+
+Members = Callable[[np.ndarray, int], list[dict[str, jax.Array]]]
+"""Function of (uint8 images ``[B, H, W, C]``, number of the first) -> a prediction a member."""
+
+
+def single(run: TrainedRun) -> Members:
+    """The run's own prediction."""
+    predict = run.predictor()
+    return lambda images, first: [predict(jnp.asarray(images))]
+
+
+def test_time_augmentation(run: TrainedRun, count: int, seed: int = 0) -> Members:
+    """The image itself, and variants drawn as in training (Wang et al., Neurocomputing 2019).
+
+    A variant is a function of (seed, number of the image, member) alone.
+    """
+    predict = run.predictor()
+    height, width, _ = run.image_shape
+    ranges = Augmentation(**run.config.augment)
+
+    def members(images: np.ndarray, first: int) -> list[dict[str, jax.Array]]:
+        found = [predict(jnp.asarray(images))]
+        for member in range(1, count):
+            rngs = [
+                np.random.Generator(np.random.Philox(key=[seed, (first + i) << 16 | member]))
+                for i in range(len(images))
+            ]
+            changed = [
+                augment(image, height, width, ranges, rng)
+                for image, rng in zip(images, rngs, strict=True)
+            ]
+            found.append(predict(jnp.asarray(np.stack(changed))))
+        return found
+
+    return members
+
+
+def monte_carlo_dropout(run: TrainedRun, count: int, seed: int = 0) -> Members:
+    """Dropout left on, running statistics of the norms (Gal and Ghahramani, ICML 2016).
+
+    Raises:
+      ValueError: if the run was trained without dropout.
+    """
+    rate = run.config.model.dropout
+    if not rate:
+        raise ValueError(
+            f"--method=dropout: {run.workdir} was trained without dropout (config.model.dropout)."
+        )
+    variables = jax.device_put(run.variables)
+
+    @jax.jit
+    def predict(images: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        def drop(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if not isinstance(context.module, nn.Dropout):
+                return call(*args, **kwargs)
+            kept = jax.random.bernoulli(key, 1.0 - rate, args[0].shape)
+            return jnp.where(kept, args[0] / (1.0 - rate), 0.0)
+
+        with nn.intercept_methods(drop):
+            logits: Any = run.model.apply(variables, normalize(images), train=False)
+        return {task: jax.nn.softmax(z.astype(jnp.float32)) for task, z in logits.items()}
+
+    def members(images: np.ndarray, first: int) -> list[dict[str, jax.Array]]:
+        start = jax.random.fold_in(jax.random.key(seed), first)
+        keys = [jax.random.fold_in(start, member) for member in range(count)]
+        return [predict(jnp.asarray(images), key) for key in keys]
+
+    return members
+
+
+def ensemble(runs: Sequence[TrainedRun]) -> Members:
+    """Runs on the same data (Lakshminarayanan et al., NeurIPS 2017).
+
+    Raises:
+      ValueError: if the runs differ in their tasks, data or input, naming the one that does.
+    """
+    for other in runs[1:]:
+        if other.tasks != runs[0].tasks or other.image_shape != runs[0].image_shape:
+            raise ValueError(f"--ensemble: {other.workdir} has other tasks, classes or image size.")
+        if other.data["fingerprint"] != runs[0].data["fingerprint"]:
+            raise ValueError(
+                f"--ensemble: {other.workdir} was trained on other data, or on another division "
+                "of it; its training images may be among those tested here."
+            )
+    predictors = [run.predictor() for run in runs]
+    return lambda images, first: [predict(jnp.asarray(images)) for predict in predictors]
+
+
+def predict_members(
+    run: TrainedRun, source: Any, members: Members
+) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+    """Predictions of every member on a split.
+
+    Args:
+      run: for the size of its input.
+      source: of the split.
+      members: what predicts.
+
+    Returns:
+      (ids, labels of the data set ``[N]``, task -> ``[M, N, C]``).
+    """
+    ids: list[str] = []
+    labels: list[int] = []
+    parts: list[dict[str, np.ndarray]] = []
+    stream = evaluation_batches(
+        source, image_size=run.image_shape[:2], global_batch_size=BATCH,
+        num_threads=run.config.data.num_threads,
+    )  # fmt: skip
+    for batch in stream:
+        found, keep = members(batch["image"], len(ids)), batch["index"] >= 0
+        parts.append(
+            {t.name: np.stack([np.asarray(m[t.name])[keep] for m in found]) for t in run.tasks}
+        )
+        ids += batch["id"][keep].tolist()
+        labels += batch["label"][keep].tolist()
+    joined = {t.name: np.concatenate([p[t.name] for p in parts], axis=1) for t in run.tasks}
+    return ids, np.asarray(labels), joined
+
+
+def _write_rows(
+    path: Path, run: TrainedRun, ids: Sequence[str], labels: dict[str, np.ndarray],
+    mean: dict[str, np.ndarray], measures: dict[str, dict[str, np.ndarray]],
+) -> None:  # fmt: skip
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = [t.name for t in run.tasks]
+        columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
+        columns += [f"{n}/{m}" for n in names for m in measures[n]]
+        writer.writerow(["id", *names, *columns])
+        for k, name in enumerate(ids):
+            truth = [
+                t.classes[labels[t.name][k]] if labels[t.name][k] != MISSING else ""
+                for t in run.tasks
+            ]
+            values = [v for n in names for v in mean[n][k]]
+            values += [measures[n][m][k] for n in names for m in measures[n]]
+            writer.writerow([name, *truth, *(f"{v:.9g}" for v in values)])
+    os.replace(temporary, path)
+
+
+def _members(args: argparse.Namespace, run: TrainedRun) -> Members:
+    if bool(args.ensemble) != (args.method == "ensemble"):
+        raise ValueError("--ensemble=RUN2,RUN3 goes with --method=ensemble, and the reverse.")
+    if args.members < 2:
+        raise ValueError(f"--members={args.members} must be at least 2.")
+    if args.method == "ensemble":
+        others = [Path(p) for p in args.ensemble.split(",") if p]
+        return ensemble([run, *(load_trained(p) for p in others)])
+    if args.method == "tta":
+        return test_time_augmentation(run, args.members, args.seed)
+    if args.method == "dropout":
+        return monte_carlo_dropout(run, args.members, args.seed)
+    return single(run)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wlsrl_jax.predict.uncertainty",
+        description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
+    parser.add_argument("--method", choices=METHODS, default="single")
+    parser.add_argument("--ensemble", default="", help="RUN2,RUN3: the other workdirs")
+    parser.add_argument("--members", type=int, default=8, help="of tta and dropout")
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument("--seed", type=int, default=0, help="of tta and dropout")
+    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
+    args = parser.parse_args(argv)
+    run = load_trained(args.workdir)
+    members = _members(args, run)
+    source = open_split(run, args.split, args.data_dir)
+    ids, raw, found = predict_members(run, source, members)
+    labels = task_labels(run.tasks, raw)
+    mean = {name: p.mean(axis=0, dtype=np.float64) for name, p in found.items()}
+    measures = {name: uncertainties(p.astype(np.float64)) for name, p in found.items()}
+    note = PHANTOM_NOTE if run.data["phantom"] else ""
+    count = next(iter(found.values())).shape[0]
+    document: dict[str, Any] = {
+        "note": note, "method": args.method, "members": count, "split": args.split,
+        "seed": args.seed, "metrics": {}, "referral": {},
+    }  # fmt: skip
+    title = f"{args.method}, {count} members, {args.split}"
+    table = Table(title="\n".join(filter(None, [title, note])))
+    for column in ("task", *SHOWN, "accuracy, 20% referred"):
+        table.add_column(column.replace("_", " "), justify="left" if column == "task" else "right")
+    for task in run.tasks:
+        values, _ = evaluate_task(task, labels[task.name], mean[task.name])
+        curve = referral_curve(
+            task, labels[task.name], mean[task.name], measures[task.name]["entropy"]
+        )
+        document["metrics"][task.name] = values
+        document["referral"][task.name] = curve
+        cells = [f"{values[m]:.3f}" if m in values else "-" for m in SHOWN]
+        table.add_row(task.name, *cells, f"{curve['accuracy'][4]:.3f}")
+    output = results_dir(run.workdir) / f"uncertainty-{args.method}-{args.split}"
+    output.mkdir(exist_ok=True)
+    _write_rows(output / "predictions.csv", run, ids, labels, mean, measures)
+    write_json(output / "referral.json", document)
+    print_table(table)
+    print(f"results: {output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,422 @@
+"""Orbax checkpoints of the train state and the input position, and the validation history.
+
+A checkpoint becomes visible by one rename, and older ones go only after a newer one is
+complete, so a process killed while saving leaves the ones before untouched. Nothing is
+unpickled when reading. Every process of a run calls these functions; they write together.
+
+The position of the input stream is the count of global batches, which means the same to any
+number of processes; a state of Grain's own would be one file a process, for that number only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from wlsrl_jax.runs import packed, shipped as pretrained
+from wlsrl_jax.runtime import processes
+from wlsrl_jax.runtime.mesh import state_sharding
+from wlsrl_jax.runs.workdir import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+History = list[dict[str, Any]]
+HISTORY = "validation.json"
+
+
+@dataclasses.dataclass
+class Restored:
+    """What a checkpoint holds.
+
+    Attributes:
+      step: optimiser steps done.
+      state: the train state on the devices.
+      global_batches: batches that the input stream has given.
+    """
+
+    step: int
+    state: Any
+    global_batches: int
+
+
+def best_entry(history: History) -> dict[str, Any] | None:
+    """The validation result that selects the model: the highest score, the earliest of equals."""
+    return max(history, key=lambda e: (e["score"], -e["step"])) if history else None
+
+
+def open_manager(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
+    """Opens a directory of checkpoints, creating it unless ``read_only``."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None,
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+        # How long the others wait when a process of several cannot write its part.
+        async_options=ocp.AsyncOptions(timeout_secs=120),
+    )
+    return ocp.CheckpointManager(directory.resolve(), options=options)
+
+
+def read_history(workdir: Path, step: int) -> History:
+    """Reads the validation results up to a step, oldest first.
+
+    They lie beside the checkpoints, not in them: an evaluation may finish after the
+    checkpoint of its step was written.
+    """
+    path = workdir / HISTORY
+    found = []
+    with processes.agreed():
+        if processes.is_primary() and path.exists():
+            found = read_json(path)
+    return [entry for entry in processes.from_primary(found) if entry["step"] <= step]
+
+
+def write_history(workdir: Path, history: History) -> None:
+    """Writes the validation results, whole or not at all, from process 0."""
+    with processes.agreed():
+        if processes.is_primary():
+            write_json(workdir / HISTORY, history)
+
+
+def save(manager: ocp.CheckpointManager, state: Any, history: History, *, keep: int) -> None:
+    """Saves in the background, after dropping what is neither recent nor selected.
+
+    Args:
+      manager: open manager.
+      state: train state; its ``step`` names the checkpoint and counts the batches consumed.
+      history: validation results so far; the best one's checkpoint is kept.
+      keep: number of recent checkpoints to keep besides the one being written.
+
+    Raises:
+      ValueError: if this one or the one before cannot be written, with the reason.
+    """
+    step = int(state.step)
+    wait(manager)
+    prune(manager, history, keep)
+    if step in manager.all_steps():
+        return  # the same state: a run repeats a step bit by bit
+    position = {"global_batches": step}
+    with _saving(manager):
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(position)
+            ),
+        )
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits until what is being saved is complete.
+
+    Raises:
+      ValueError: if it cannot be written, with the reason.
+    """
+    with _saving(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        if processes.is_lost(error) and not _known_reason(error):
+            raise
+        step = last_step(manager)
+        last = "there is none yet" if step is None else f"step {step} is the last one"
+        raise ValueError(
+            f"a checkpoint cannot be written to {manager.directory} ({_reason(error)}); {last}. "
+            "When that is mended, the same command goes on from there."
+        ) from error
+
+
+def _complete_steps(directory: Path) -> list[int]:
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def exists_in(directory: Path) -> bool:
+    """Whether process 0 sees a complete checkpoint in a directory."""
+    return processes.from_primary(directory.is_dir() and bool(_complete_steps(directory)))
+
+
+def last_step(manager: ocp.CheckpointManager) -> int | None:
+    """The newest complete checkpoint, or None."""
+    return max(_complete_steps(Path(manager.directory)), default=None)
+
+
+def _best_saved(history: History, steps: list[int]) -> int | None:
+    """The step that selection would take among the checkpoints there are."""
+    best = best_entry([entry for entry in history if entry["step"] in steps])
+    return best["step"] if best else None
+
+
+def prune(manager: ocp.CheckpointManager, history: History, keep: int) -> None:
+    """Deletes checkpoints that are neither recent nor selected; call it when none is in flight."""
+    steps = sorted(manager.all_steps())
+    best = _best_saved(history, steps)
+    for old in sorted(set(steps[:-keep]) - {best}):
+        manager.delete(old)
+
+
+def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: Any) -> Restored:
+    """Reads one checkpoint onto ``mesh``, whatever devices wrote it.
+
+    Nothing here waits for another process before all of them know how it went, so what only
+    one of them cannot read is an error of all.
+
+    Args:
+      manager: open manager.
+      step: which checkpoint.
+      shapes: pytree of ``jax.ShapeDtypeStruct`` of the train state.
+      mesh: devices to place it on.
+
+    Returns:
+      Its content.
+
+    Raises:
+      DamagedError: on every process, if one cannot read it, with the reason.
+      ValueError: if it is of another model, naming the parameters.
+    """
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_sharding(mesh, shapes),
+    )
+    directory = Path(manager.directory).resolve() / str(step)
+    found, problem = None, None
+    try:
+        _check_same_model(directory, shapes)
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as states:
+            state = states.restore(directory / "state", args=ocp.args.StandardRestore(target))
+        with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
+            position = values.restore(directory / "run", args=ocp.args.JsonRestore())
+        found = Restored(step, state, int(position["global_batches"]))
+    except _OtherModelError:
+        raise
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        if processes.is_lost(error):
+            raise
+        problem = _reason(error)
+    problems = [p for p in processes.gather(problem) if p is not None]
+    if problems:
+        raise DamagedError(problems[0])
+    assert found is not None
+    return found
+
+
+def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Restored | None:
+    """Reads the newest checkpoint that can be read.
+
+    Each damaged one that is newer is reported and moved to ``damaged-checkpoints`` beside
+    the checkpoints, so that its step is saved anew when the run comes by again.
+
+    Args:
+      manager: open manager.
+      shapes: pytree of ``jax.ShapeDtypeStruct`` of the train state.
+      mesh: devices to place it on.
+
+    Returns:
+      The content, or None when there is no checkpoint at all.
+
+    Raises:
+      ValueError: if checkpoints exist and none can be read, naming the directory, or if one is
+        of another model, naming the parameters.
+    """
+    steps = processes.from_primary(sorted(manager.all_steps(), reverse=True))
+    for passed, step in enumerate(steps):
+        try:
+            found = restore_state(manager, step, shapes, mesh)
+        except DamagedError as error:
+            if processes.is_primary():
+                log.warning(
+                    "checkpoint %s/%d cannot be read (%s); trying the one before",
+                    manager.directory,
+                    step,
+                    error,
+                )
+            continue
+        _move_aside(manager, steps[:passed])
+        return found
+    if steps:
+        raise ValueError(
+            f"{manager.directory}: none of the checkpoints {steps} can be read; restore a backup "
+            "or start anew in another --workdir."
+        )
+    return None
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read; the message is the reason."""
+
+
+class _OtherModelError(ValueError):
+    pass
+
+
+def _check_same_model(directory: Path, shapes: Any) -> None:
+    """Raises ``_OtherModelError`` where names or shapes differ, else whatever reading raises."""
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        found = reader.metadata(directory / "state").tree
+    there = {_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(found)}
+    here = {_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(shapes)}
+    differs = [
+        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} now"
+        for name in sorted(there.keys() | here.keys(), key=lambda n: (n[:7] != "params/", n))
+        if there.get(name) != here.get(name)
+    ]
+    if differs:
+        more = [f"  and {len(differs) - 10} more"] if len(differs) > 10 else []
+        raise _OtherModelError(
+            f"{directory} is a checkpoint of another model or optimizer:\n"
+            + "\n".join(differs[:10] + more)
+            + "\nUse the config and code that it was made with, or another --workdir."
+        )
+
+
+def _name(path: Any) -> str:
+    """a/b/0 for the place of an array, however its containers are written."""
+    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return _known_reason(error) or lines[0][:300]
+
+
+def _known_reason(error: BaseException | None) -> str:
+    known = ("No space left", "Disk quota exceeded", "File too large", "Permission denied",
+             "Read-only file system")  # fmt: skip
+    while error is not None:
+        for phrase in known:
+            if phrase in str(error):
+                return phrase
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _move_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+    if not steps:
+        return
+    with processes.agreed():
+        if processes.is_primary():
+            directory = Path(manager.directory)
+            aside = directory.parent / "damaged-checkpoints"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                free = next(k for k in itertools.count() if not (aside / f"{step}-{k}").exists())
+                (directory / str(step)).rename(aside / f"{step}-{free}")
+    manager.reload()
+
+
+def transfer(params: Any, source: Any) -> tuple[Any, list[str]]:
+    """Takes over the parameters of another run that have the same name and shape.
+
+    Args:
+      params: freshly initialised parameters (or statistics).
+      source: those of the other run.
+
+    Returns:
+      (merged parameters, names of the arrays that stay freshly initialised).
+    """
+    theirs = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(source)}
+    fresh: list[str] = []
+
+    def choose(path: Any, mine: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        other = theirs.get(name)
+        if other is None or other.shape != mine.shape:
+            fresh.append(name)
+            return mine
+        return jax.device_put(other, mine.sharding)
+
+    return jax.tree_util.tree_map_with_path(choose, params), fresh
+
+
+def read_state(directory: Path, step: int) -> Any:
+    """Reads the train state of a checkpoint as host arrays, whatever devices wrote it.
+
+    Args:
+      directory: of the checkpoints.
+      step: which one.
+
+    Returns:
+      Nested dicts of numpy arrays.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    path = (directory / str(step) / "state").resolve()
+    with ocp.StandardCheckpointer() as reader:
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            reader.metadata(path).item_metadata.tree,
+        )
+        return jax.device_get(reader.restore(path, target))
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Lists the steps of the complete checkpoints in a directory, oldest first."""
+    if not directory.is_dir():
+        return []
+    with open_manager(directory, read_only=True) as manager:
+        return sorted(manager.all_steps())
+
+
+def read_weights(workdir: Path) -> dict[str, Any]:
+    """Reads the averaged weights that a run's results were made with.
+
+    Args:
+      workdir: of the run, a packed run, or "pretrained:NAME". If a run is not finished, the
+        best checkpoint so far is read, or the newest when none has been evaluated.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} as host arrays.
+
+    Raises:
+      ValueError: if there is no such checkpoint or it cannot be read, naming it.
+    """
+    workdir = pretrained.resolve(workdir)
+    if not workdir.is_dir():
+        raise ValueError(f"{workdir} is not a workdir: there is no such directory.")
+    if packed.is_packed(workdir):
+        return packed.read_weights(workdir)
+    directory = workdir / "checkpoints"
+    steps = saved_steps(directory)
+    if not steps:
+        raise ValueError(f"{workdir} holds no checkpoint.")
+    if (workdir / "metrics.json").exists():
+        step = read_json(workdir / "metrics.json")["selected"]["step"]
+    else:
+        best = _best_saved(read_history(workdir, steps[-1]), steps)
+        step = steps[-1] if best is None else best
+    try:
+        return read_state(directory, step)["ema"]
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        raise ValueError(
+            f"checkpoint {directory}/{step} cannot be read ({_reason(error)})."
+        ) from None
+
+
+def read_arrays(directory: Path) -> dict[str, np.ndarray]:
+    """Reads every array of the newest train state, for comparison.
+
+    Args:
+      directory: of the checkpoints.
+
+    Returns:
+      Name -> host array, in the order of the names.
+    """
+    found = read_state(directory, saved_steps(directory)[-1])
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0]))
+    }

@@ -1,0 +1,50 @@
+"""The data set that a finished run was trained on, opened again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
+from wlsrl_jax.runs.open import TrainedRun
+
+
+def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
+    """Opens a run's own data set.
+
+    Args:
+      run: the run.
+      data_dir: of prepared data, where it has moved since; "" is the run's own.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: if the data were prepared anew since.
+      FileNotFoundError: if the data are not there.
+    """
+    data = run.config.data
+    if data_dir:
+        data = data.copy_and_resolve_references()
+        data.data_dir = data_dir
+    dataset = load_dataset(data, run.modality)
+    if not is_same_data(run.data, dataset):
+        raise ValueError(
+            f"{dataset.name} has been prepared anew since {run.workdir} was trained, so images of "
+            "any split may have been trained on. Restore that preparation, or train again."
+        )
+    return dataset
+
+
+def open_split(run: TrainedRun, split: str, data_dir: str = "") -> Any:
+    """Opens a split of a run's own data set; see ``open_dataset``.
+
+    Returns:
+      Its source.
+
+    Raises:
+      ValueError: also if the split does not exist.
+    """
+    dataset = open_dataset(run, data_dir)
+    if split not in dataset.splits:
+        raise ValueError(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
+    return dataset.splits[split]

@@ -1,0 +1,1 @@
+"""Many machines and one run: devices, processes, signals."""

@@ -1,0 +1,209 @@
+"""From a config to the pieces of a run: data, tasks, model, losses, optimiser, devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wlsrl_jax.data.augment import Augmentation
+from wlsrl_jax.data.dataset import Dataset, load_dataset
+from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.sampling import epoch_labels
+from wlsrl_jax.losses import LOSSES, make_loss
+from wlsrl_jax.models.by_name import Network, make_network
+from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
+from wlsrl_jax.tasks import Task, class_counts, make_tasks
+from wlsrl_jax.train import step as steps
+from wlsrl_jax.train.class_weights import class_weights
+from wlsrl_jax.train.optimizer import learning_rate_schedule, make_optimizer
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CHANNELS = {"oct": 1, "fundus": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that a config resolves to.
+
+    Attributes:
+      config: the config.
+      dataset: opened data.
+      tasks: its tasks.
+      model: the network.
+      losses: task -> reduced loss.
+      class_weights: task -> weights used, for the record.
+      optimizer: gradient transformation.
+      mesh: devices.
+      total_steps: optimiser steps of the run.
+      steps_per_epoch: global batches an epoch, a fraction.
+    """
+
+    config: Any
+    dataset: Dataset
+    tasks: tuple[Task, ...]
+    model: Network
+    losses: dict[str, steps.LossFn]
+    class_weights: dict[str, list[float]]
+    optimizer: optax.GradientTransformation
+    mesh: Any
+    total_steps: int
+    steps_per_epoch: float
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the model's input, pixels."""
+        return self.config.data.height, self.config.data.width
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the model's input."""
+        return (*self.image_size, CHANNELS[self.config.modality])
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Ranges of the random changes."""
+        return Augmentation(**self.config.augment)
+
+    @functools.cached_property
+    def init_state(self) -> Any:
+        """Function of nothing that gives the initial train state; traced once."""
+        return jax.jit(
+            lambda: steps.init_state(self.model, self.optimizer, self.image_shape, self.config.seed)
+        )
+
+    @functools.cached_property
+    def state_shapes(self) -> Any:
+        """Shapes and dtypes of the train state, nothing computed."""
+        return jax.eval_shape(self.init_state)
+
+    @property
+    def seen_in_epoch(self) -> dict[str, int]:
+        """Class -> how often an epoch of training shows it."""
+        labels = epoch_labels(self.dataset.splits["train"].labels(), self.config.data.sampling)
+        return {name: int((labels == k).sum()) for k, name in enumerate(self.dataset.classes)}
+
+    def every(self, epochs: float) -> int:
+        """Epochs as a number of steps, at least one."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
+
+def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:
+    """The network of a config with one head a task.
+
+    Raises:
+      ValueError: names the field of ``config.model`` that is wrong.
+    """
+    fields = dict(config.model)
+    dtype = fields.pop("dtype")
+    if dtype not in DTYPES:
+        raise ValueError(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
+    heads = {task.name: task.num_classes for task in tasks}
+    return make_network(heads=heads, dtype=DTYPES[dtype], **fields)
+
+
+def build_losses(
+    config: Any, tasks: tuple[Task, ...], counts: Any
+) -> tuple[dict[str, steps.LossFn], dict[str, list[float]]]:
+    """The loss of every task, with class weights from training counts only.
+
+    Args:
+      config: the config.
+      tasks: the tasks.
+      counts: task -> ``[C]`` training examples of each class, as an epoch shows them.
+
+    Returns:
+      (task -> reduced loss, task -> class weights).
+
+    Raises:
+      ValueError: for a wrong field, or a class without examples.
+    """
+    losses, weights = {}, {}
+    for task in tasks:
+        name = config.loss.by_task.get(task.name) or config.loss.name
+        weights[task.name] = class_weights(
+            counts[task.name],
+            config.loss.class_weights,
+            beta=config.loss.beta,
+            allow_missing=config.allow_missing_classes,
+            task=task.name,
+            class_names=task.classes,
+        )
+        known = LOSSES[name].parameters if name in LOSSES else ()
+        try:
+            losses[task.name] = make_loss(
+                name,
+                num_classes=task.num_classes,
+                class_weights=weights[task.name],
+                ordinal=task.ordinal,
+                **{p: config.loss[p] for p in known},
+            )
+        except ValueError as error:
+            raise ValueError(f"config.loss, task {task.name}: {error}") from None
+    return losses, {name: w.tolist() for name, w in weights.items()}
+
+
+def build_run(config: Any) -> Run:
+    """Resolves a config.
+
+    Raises:
+      ValueError: names the field that is wrong.
+      FileNotFoundError: if the data set is not prepared.
+    """
+    mesh = make_mesh(config.mesh.fsdp)
+    check_batch_size("config.batch_size", config.batch_size, mesh)
+    check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    parts = config.optimizer.accumulation
+    if parts < 1 or config.batch_size % (parts * mesh.size):
+        raise ValueError(
+            f"config.optimizer.accumulation={parts} must divide the {config.batch_size} rows "
+            f"of a batch into multiples of the {mesh.size} devices."
+        )
+    if config.data.height < 16 or config.data.width < 16:
+        raise ValueError("config.data.height and .width must be at least 16 pixels.")
+    dataset = load_dataset(config.data, config.modality)
+    lacking = [name for name in SPLITS if not len(dataset.splits.get(name, ()))]
+    if lacking:
+        raise ValueError(
+            f"{dataset.name} was prepared without a {' and a '.join(lacking)} split: too few "
+            "patients. Prepare it again with more."
+        )
+    tasks = make_tasks(dataset.modality, dataset.classes, dataset.normal)
+    if not any(config.task_weights.values()):
+        raise ValueError("config.task_weights: one task at least needs a weight > 0.")
+    labels = dataset.splits["train"].labels()
+    # Weights from what is seen: what sampling has evened out is not evened out twice.
+    seen = epoch_labels(labels, config.data.sampling)
+    losses, weights = build_losses(config, tasks, class_counts(tasks, seen))
+    steps_per_epoch = len(labels) / config.batch_size
+    # The small part taken off is for rounding: 30 epochs of 62 / 30 steps are 62, not 63.
+    total = max(1, math.ceil(config.num_epochs * steps_per_epoch - 1e-6))
+    o = config.optimizer
+    schedule = learning_rate_schedule(
+        o.learning_rate, total, round(o.warmup_epochs * steps_per_epoch), o.final_fraction
+    )
+    optimizer = make_optimizer(
+        o.name,
+        schedule,
+        weight_decay=o.weight_decay,
+        momentum=o.momentum,
+        b2=o.b2,
+        clip_norm=o.clip_norm,
+    )
+    return Run(
+        config,
+        dataset,
+        tasks,
+        build_model(config, tasks),
+        losses,
+        weights,
+        optimizer,
+        mesh,
+        total,
+        steps_per_epoch,
+    )
