@@ -27,9 +27,9 @@ from wlsrl_jax.data.dataset import load_dataset
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.export.pack import pack
+from wlsrl_jax.files import write_json, write_whole
 from wlsrl_jax.runs.input import input_spec, to_input
 from wlsrl_jax.runs.open import TrainedRun, load_trained
-from wlsrl_jax.runs.workdir import write_json, write_whole
 from wlsrl_jax.runtime.mesh import make_mesh
 from wlsrl_jax.train.step import make_predict_step
 

@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from wlsrl_jax.runtime.environment import cache_directory
+from wlsrl_jax.files import cache_directory, message_of
 
 
 def status_of(
@@ -27,13 +27,19 @@ def status_of(
 
     Returns:
       The exit status, 2 for a mistake.
+
+    Raises:
+      Exception: what is no mistake of the user's, for its traceback.
     """
     try:
         return main(argv) or 0
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
         if os.environ.get("WLSRL_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
 
 

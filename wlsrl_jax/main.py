@@ -10,7 +10,6 @@ if __name__ == "__main__":
     hold_signals()  # until there is somebody to look at them
     restart_with_huge_pages()  # before anything that takes time to import
 
-import errno
 import itertools
 import logging
 import os
@@ -24,15 +23,13 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from wlsrl_jax.config.fields import base_config
+from wlsrl_jax.files import cache_directory, is_disk_full, message_of
 from wlsrl_jax.ops.kernels.build import load_in_background
 from wlsrl_jax.runtime import processes
-from wlsrl_jax.runtime.environment import cache_directory
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED, PreemptedError, StopRequest
 
 EXIT_MISTAKE = 2
 """Exit status of a run that would fail again: the message says what to correct."""
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:DATASET]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config>-<dataset>.")
@@ -105,33 +102,33 @@ def _run(stop: StopRequest) -> int:
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:
     """A thread that meets a full disk is silent: the main thread meets it too, and says so."""
-    full = isinstance(args.exc_value, OSError) and args.exc_value.errno in _DISK_FULL
-    if not full:
+    if not is_disk_full(args.exc_value):
         threading.__excepthook__(args)
 
 
 def _fail(error: Exception) -> int:
     """Says what is wrong; the traceback only where it is no mistake of the user's."""
-    expected = isinstance(error, ValueError | OSError)
+    message = message_of(error)
+    expected = message is not None
     alone = jax.process_count() == 1
     status = EXIT_MISTAKE if expected else 1
     if processes.is_lost(error):
         processes.leave(f"another process has gone ({str(error).strip().splitlines()[0][:300]})")
     if os.environ.get("WLSRL_TRACEBACK") or not expected:
         traceback.print_exc()
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if is_disk_full(error):
         workdir = _WORKDIR.value or "runs/..."
-        error = OSError(
+        message = (
             f"the disk of --workdir={workdir} is full. When there is room again, the same command "
             "goes on from the last checkpoint."
         )
     if expected and (processes.is_primary() or not isinstance(error, processes.AgreedError)):
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {message}", file=sys.stderr, flush=True)
     if alone or not isinstance(error, processes.AgreedError):
         # Without an orderly end: other processes would be waited for, and wait for this one; and
         # what runs at exit, such as the flush of a log to a full disk, has only noise to add.
         sys.stdout.flush()
-        processes.tell_others(status, str(error))
+        processes.tell_others(status, message or str(error))
         os._exit(status)
     return status
 

@@ -22,8 +22,8 @@ from ablate.statistics import Estimate, Sample, estimate, holm
 from wlsrl_jax import __version__
 from wlsrl_jax.evaluate import bootstrap
 from wlsrl_jax.evaluate.statistics import WITHOUT_INTERVAL
+from wlsrl_jax.files import write_whole
 from wlsrl_jax.metrics import labelled, weighted_metrics
-from wlsrl_jax.runs.workdir import write_whole
 from wlsrl_jax.tasks import Task
 
 Condition = tuple[tuple[str, Any], ...]

@@ -17,7 +17,7 @@ from rich.table import Column
 
 from ablate.grid import Cell, Grid
 from ablate.record import json_path
-from wlsrl_jax.runs.workdir import read_json
+from wlsrl_jax.files import read_json
 
 
 class Progress:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ablate.grid import Grid
 from ablate.record import json_path
-from wlsrl_jax.runs.workdir import read_json, write_whole
+from wlsrl_jax.files import read_json, write_whole
 
 FINISHED, FAILED, PENDING = "finished", "failed", "pending"
 

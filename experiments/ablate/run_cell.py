@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ablate.check import ROOT, flags_of
-from wlsrl_jax.runs.workdir import read_json, write_json
+from wlsrl_jax.files import read_json, write_json
 from wlsrl_jax.runtime.processes import EXIT_LOST_PROCESS
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 

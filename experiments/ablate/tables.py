@@ -10,7 +10,7 @@ from pathlib import Path
 from ablate.analysis import Analysis, Row
 from ablate.grid import REPEATS, Grid, count_folds
 from ablate.statistics import Estimate
-from wlsrl_jax.runs.workdir import write_whole
+from wlsrl_jax.files import write_whole
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "qwk": "QWK", "ece": "ECE", "mcc": "MCC",

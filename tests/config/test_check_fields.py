@@ -9,7 +9,7 @@ from wlsrl_jax.config.check_fields import (
     POSITIVE,
     check_fields,
 )
-from wlsrl_jax.runs.workdir import flatten
+from wlsrl_jax.files import flatten
 
 WRONG = [
     *((name, value) for name in POSITIVE for value in (0, -1)),

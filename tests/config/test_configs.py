@@ -6,7 +6,7 @@ from tests.tiny import ROOT, load_config
 from wlsrl_jax.config.fields import base_config
 from wlsrl_jax.data.augment import Augmentation
 from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.runs.workdir import flatten
+from wlsrl_jax.files import flatten
 from wlsrl_jax.tasks import make_tasks
 
 CONFIGS = {

@@ -22,9 +22,9 @@ from ablate.grid import Cell, cells, load_grid, seeds
 from ablate.statistics import Sample, estimate, holm
 from tests.tiny import ROOT
 from wlsrl_jax.evaluate import bootstrap
+from wlsrl_jax.files import read_json, write_json
 from wlsrl_jax.models.by_name import make_network
 from wlsrl_jax.models.summary import stages
-from wlsrl_jax.runs.workdir import read_json, write_json
 
 GRIDS = sorted((ROOT / "experiments" / "grids").glob("*.py"))
 

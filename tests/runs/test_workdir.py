@@ -3,7 +3,8 @@ import json
 import pytest
 
 from wlsrl_jax.config.fields import base_config, completed
-from wlsrl_jax.runs.workdir import check_config, flatten, held, keep_lines, read_json, write_json
+from wlsrl_jax.files import flatten, keep_lines, read_json, write_json
+from wlsrl_jax.runs.workdir import check_config, held
 
 
 def test_json_is_whole_and_nan_is_null(tmp_path):

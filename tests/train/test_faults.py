@@ -25,6 +25,7 @@ from tests.tiny import (
 )
 from wlsrl_jax.data.phantoms import source as phantom
 from wlsrl_jax.data.prepare import __main__ as prepare
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime.stop import PreemptedError
 from wlsrl_jax.train import example_ids
@@ -232,11 +233,11 @@ def test_links_that_leave_the_source_are_refused(tmp_path):
     secret = tmp_path / "secret.jpg"
     shutil.move(source / "AMD" / "amd_000.jpg", secret)
     (source / "AMD" / "amd_000.jpg").symlink_to(secret)
-    with pytest.raises(prepare.PrepareError, match="amd_000.jpg: a link that leaves --source"):
+    with pytest.raises(Mistake, match="amd_000.jpg: a link that leaves --source"):
         prepare.prepare("octdl", source, str(tmp_path / "data"), size=(32, 32))
     shutil.move(source / "AMD", tmp_path / "AMD")
     (source / "AMD").symlink_to(tmp_path / "AMD")
-    with pytest.raises(prepare.PrepareError, match="AMD is a link that leaves --source"):
+    with pytest.raises(Mistake, match="AMD is a link that leaves --source"):
         prepare.prepare("octdl", source, str(tmp_path / "data"), size=(32, 32))
 
 
@@ -245,7 +246,7 @@ def test_names_in_a_table_are_never_paths(tmp_path):
     table = source / "OCTDL_labels.csv"
     table.write_text(table.read_text().replace("amd_000", "../../secret", 1))
     (tmp_path.parent / "secret.jpg").write_bytes(sources.picture(1))
-    with pytest.raises(prepare.PrepareError) as caught:
+    with pytest.raises(Mistake) as caught:
         prepare.prepare("octdl", source, str(tmp_path / "data"), size=(32, 32))
     assert "../../secret" in str(caught.value) and "there is no such image" in str(caught.value)
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from wlsrl_jax.data.sampling import POWERS
-from wlsrl_jax.runs.workdir import flatten
+from wlsrl_jax.files import Mistake, flatten
 
 POSITIVE = (
     "num_epochs", "batch_size", "log_every", "data.height", "data.width", "data.num_threads",
@@ -34,7 +34,7 @@ def check_fields(config: Any) -> None:
       config: the config.
 
     Raises:
-      ValueError: lists each field that is out of range, with its range.
+      Mistake: lists each field that is out of range, with its range.
     """
     flat = flatten(config.to_dict())
     rules = [
@@ -61,4 +61,4 @@ def check_fields(config: Any) -> None:
             f"config.data.sampling={config.data.sampling!r} must be one of {', '.join(POWERS)}"
         )
     if wrong:
-        raise ValueError("; ".join(wrong) + ".")
+        raise Mistake("; ".join(wrong) + ".")

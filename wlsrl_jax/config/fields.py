@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.data.published.folder import is_dataset_name
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import loss_parameters
 from wlsrl_jax.tasks import TASKS
 
@@ -33,12 +34,12 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
       dataset: one of ``dataset_names``, or the name under which one of your own is prepared.
 
     Raises:
-      ValueError: for a set of another modality or what is no name, listing the known ones. That
+      Mistake: for a set of another modality or what is no name, listing the known ones. That
         a name is prepared is seen where it is opened: only then is the directory known.
     """
     names = dataset_names(modality)
     if dataset not in names and (dataset in all_specs() or not is_dataset_name(dataset)):
-        raise ValueError(
+        raise Mistake(
             f"configs/{modality}.py has no data set {dataset!r}; choose one of {', '.join(names)}."
         )
     c = ConfigDict()

@@ -65,7 +65,7 @@ def train_batches(
       "id" and "group" strings ``[B]``, with B this process's rows.
 
     Raises:
-      ValueError: for an unknown sampling, or one that needs labels which are missing.
+      Mistake: for an unknown sampling, or one that needs labels which are missing.
     """
     height, width = image_size
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.data.phantoms import source as phantom
+from wlsrl_jax.files import Mistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,12 @@ def load_dataset(data: Any, modality: str) -> Dataset:
       The data set.
 
     Raises:
-      ValueError: if it is unknown or of the other modality.
-      FileNotFoundError: if it is not prepared, with the command that does it.
+      Mistake: if it is unknown or of the other modality.
+      Mistake: if it is not prepared, with the command that does it.
     """
     if data.dataset == "phantom":
         if data.fold >= 0:
-            raise ValueError("config.data.fold is for prepared data; phantoms have no folds.")
+            raise Mistake("config.data.fold is for prepared data; phantoms have no folds.")
         sizes = {split: int(data.phantom[split]) for split in phantom.SPLITS}
         splits = {
             split: phantom.PhantomSource(
@@ -92,7 +93,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
 
     found = load_prepared(data.dataset, data.data_dir or None, data.fold, cache_mib=data.cache_mib)
     if found.modality != modality:
-        raise ValueError(
+        raise Mistake(
             f"config.data.dataset={data.dataset!r} is a set of {found.modality} images; use "
             f"configs/{found.modality}.py."
         )

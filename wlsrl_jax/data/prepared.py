@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.files import Mistake
 
 MANIFEST = "manifest.json"
 VERSION = "1.0.0"
@@ -115,7 +116,7 @@ class PreparedSource:
         """Reads an example.
 
         Raises:
-          ValueError: if its record is damaged, naming it.
+          Mistake: if its record is damaged, naming it.
         """
         stored, position = place = self._places[index]
         if (kept := self._cache.get(place)) is not None:
@@ -124,7 +125,7 @@ class PreparedSource:
             record = self._records[stored][position]
         except Exception as error:  # ArrayRecord, protobuf and the decoder raise many kinds
             reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-            raise ValueError(
+            raise Mistake(
                 f"{self.directory}: record {position} of split {stored} ({self._ids[index]}) is "
                 f"damaged ({reason}); prepare the data again with --overwrite."
             ) from error
@@ -196,13 +197,13 @@ def load_prepared(
       The data set.
 
     Raises:
-      ValueError: for a damaged set, or a fold that it has not.
-      FileNotFoundError: if it is not prepared, with the command that does it.
+      Mistake: for a damaged set, or a fold that it has not.
+      Mistake: if it is not prepared, with the command that does it.
     """
     directory = dataset_dir(name, data_dir)
     path = directory / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(_how_to_prepare(name, data_dir))
+        raise Mistake(_how_to_prepare(name, data_dir))
     content = path.read_bytes()
     try:
         manifest = json.loads(content)
@@ -215,11 +216,11 @@ def load_prepared(
         height, width = map(int, manifest["settings"]["size"])
         steps = tuple(map(str, manifest["settings"].get("preprocess", ())))
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
+        raise Mistake(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
         )
     if not -1 <= fold < folds:
-        raise ValueError(
+        raise Mistake(
             f"config.data.fold={fold}: {name} is prepared with "
             + (f"{folds} folds, 0 to {folds - 1}" if folds else "no folds")
             + "; -1 is its main division, and prepare --folds=K --overwrite makes others."
@@ -276,14 +277,14 @@ def _open_records(directory: Path, wanted: Mapping[str, int]) -> dict[str, Any]:
     """Opens the splits as they were written, each with so many records.
 
     Raises:
-      ValueError: if one has another number.
+      Mistake: if one has another number.
     """
     builder = tfds.builder_from_directory(str(directory))
     found: dict[str, Any] = {s: builder.as_data_source(s) for s in builder.info.splits}
     for split in sorted(found.keys() | wanted.keys()):
         have, want = len(found.get(split, ())), wanted.get(split, 0)
         if have != want:
-            raise ValueError(
+            raise Mistake(
                 f"{directory}: split {split} has {have} records, its manifest {want}; prepare it "
                 "again with --overwrite."
             )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import grain
 import numpy as np
 
+from wlsrl_jax.files import Mistake
+
 POWERS = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}
 """Exponent p of each way to sample."""
 
@@ -25,14 +27,14 @@ def epoch_counts(counts: np.ndarray, sampling: str) -> np.ndarray:
       largest remainder. A class with images is shown at least once, one without never.
 
     Raises:
-      ValueError: for an unknown sampling.
+      Mistake: for an unknown sampling.
 
     Examples:
       >>> epoch_counts(np.array([81, 0, 16, 3]), "balanced").tolist()
       [34, 0, 33, 33]
     """
     if sampling not in POWERS:
-        raise ValueError(f"config.data.sampling={sampling!r}; choose one of {', '.join(POWERS)}.")
+        raise Mistake(f"config.data.sampling={sampling!r}; choose one of {', '.join(POWERS)}.")
     n = np.asarray(counts, np.int64)
     if sampling == "natural" or not n.any():
         return n
@@ -55,7 +57,7 @@ def epoch_labels(labels: np.ndarray, sampling: str) -> np.ndarray:
       ``[N]`` integers; ``labels`` themselves for "natural".
 
     Raises:
-      ValueError: for an unknown sampling, or if an image without a label would be left out.
+      Mistake: for an unknown sampling, or if an image without a label would be left out.
     """
     if sampling == "natural":
         return labels
@@ -66,7 +68,7 @@ def epoch_labels(labels: np.ndarray, sampling: str) -> np.ndarray:
 def _count(labels: np.ndarray, sampling: str) -> np.ndarray:
     missing = int((labels < 0).sum())
     if missing:
-        raise ValueError(
+        raise Mistake(
             f"config.data.sampling={sampling!r} needs the class of every training image, and "
             f"{missing} have none; use natural."
         )
@@ -113,7 +115,7 @@ def sampled_indices(labels: np.ndarray, sampling: str, seed: int) -> grain.MapDa
       Random-access integers in ``[0, N)``; N an epoch, positions beyond belong to later epochs.
 
     Raises:
-      ValueError: for an unknown sampling, or if an image without a label would be left out.
+      Mistake: for an unknown sampling, or if an image without a label would be left out.
     """
     counts = epoch_counts(_count(labels, sampling), sampling)
     present = np.flatnonzero(counts)

@@ -8,6 +8,7 @@ import numpy as np
 
 from wlsrl_jax.evaluate import bootstrap
 from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.metrics import OVERALL, labelled, weighted_metrics
 from wlsrl_jax.tasks import Task
 
@@ -30,16 +31,16 @@ def compare(
       name -> {"first", "second", "difference", "low", "high", "p"}}.
 
     Raises:
-      ValueError: if they share no image, or disagree on a label or group.
+      Mistake: if they share no image, or disagree on a label or group.
     """
     where = {name: k for k, name in enumerate(second.ids.tolist())}
     mine = np.asarray([k for k, name in enumerate(first.ids.tolist()) if name in where], int)
     if not mine.size:
-        raise ValueError("the two runs have no image in common in this split.")
+        raise Mistake("the two runs have no image in common in this split.")
     theirs = np.asarray([where[name] for name in first.ids[mine].tolist()])
     labels = first.labels[task.name][mine]
     if (labels != second.labels[task.name][theirs]).any():
-        raise ValueError(f"task {task.name}: the two runs have different labels for one image.")
+        raise Mistake(f"task {task.name}: the two runs have different labels for one image.")
     known = labels >= 0
     p = labelled(task, labels, first.probabilities[task.name][mine])[1]
     q = labelled(task, labels, second.probabilities[task.name][theirs])[1]

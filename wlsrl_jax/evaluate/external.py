@@ -10,12 +10,12 @@ import jax
 
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
-from wlsrl_jax.data.images.pixels import describe
+from wlsrl_jax.data.images.steps import describe
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.summary import print_results, results_document
+from wlsrl_jax.files import Mistake, read_json, write_json
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import load_trained
-from wlsrl_jax.runs.workdir import read_json, write_json
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.runtime.stop import StopRequest
@@ -27,11 +27,11 @@ def parse_label_map(text: str) -> dict[str, str]:
     """Parses "THEIRS:OURS,...".
 
     Raises:
-      ValueError: for an entry without a colon.
+      Mistake: for an entry without a colon.
     """
     pairs = [entry.split(":") for entry in text.split(",") if entry]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS.")
+        raise Mistake(f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS.")
     return {theirs.strip(): ours.strip() for theirs, ours in pairs}
 
 
@@ -53,12 +53,12 @@ def map_tasks(
       (tasks, their classes that map nowhere).
 
     Raises:
-      ValueError: if ``label_map`` names an unknown class.
+      Mistake: if ``label_map`` names an unknown class.
     """
     ours = saved["classes"]
     for theirs, mine in label_map.items():
         if theirs not in dataset.classes or mine not in ours:
-            raise ValueError(
+            raise Mistake(
                 f"config.eval.label_map has {theirs}:{mine}, but {dataset.name} has "
                 f"{', '.join(dataset.classes)} and the run has {', '.join(ours)}."
             )
@@ -81,7 +81,7 @@ def _check_steps(workdir: Path, own: Sequence[str], dataset: Dataset) -> None:
     """A network knows images that went through the steps of its own data set, and no others."""
     if tuple(own) != dataset.preprocess:
         flag = f"with --preprocess={','.join(own)}" if own else "without --preprocess"
-        raise ValueError(
+        raise Mistake(
             f"config.eval.dataset={dataset.name!r} has images with the preprocessing steps "
             f"{describe(dataset.preprocess)}, but {workdir} was trained on images with "
             f"{describe(own)}. It takes a set that was prepared {flag}."
@@ -100,13 +100,13 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
       The content of ``evaluation-<dataset>-<split>/metrics.json``.
 
     Raises:
-      ValueError: if the workdir holds no run or a field is wrong.
+      Mistake: if the workdir holds no run or a field is wrong.
     """
     check_fields(config)
     workdir = pretrained.resolve(workdir)
     processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
     if not (workdir / "metrics.json").exists():
-        raise ValueError(f"--workdir={workdir} holds no finished run; train it first.")
+        raise Mistake(f"--workdir={workdir} holds no finished run; train it first.")
     run = load_trained(workdir)
     own, saved = run.config, run.data
     name = config.eval.dataset or own.data.dataset
@@ -118,13 +118,13 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     dataset = load_dataset(data, own.modality)
     _check_steps(workdir, saved.get("preprocess", ()), dataset)
     if name == saved["dataset"] and not is_same_data(saved, dataset):
-        raise ValueError(
+        raise Mistake(
             f"{name} has been prepared anew since {workdir} was trained, so its test images may "
             "have been trained on. Restore that preparation, or train again."
         )
     split = config.eval.split
     if split not in dataset.splits:
-        raise ValueError(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
+        raise Mistake(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
     tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
     if unmapped:
         processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from wlsrl_jax.data import batches as pipeline
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runtime import processes
 from wlsrl_jax.runtime.mesh import to_global
@@ -168,7 +169,7 @@ def read_predictions(path: Path, tasks: Sequence[Task]) -> dict[str, Predictions
       Split name -> predictions.
 
     Raises:
-      ValueError: if the file is missing or damaged, naming it and the line.
+      Mistake: if the file is missing or damaged, naming it and the line.
     """
     rows: dict[str, list[dict[str, str]]] = {}
     try:
@@ -177,12 +178,12 @@ def read_predictions(path: Path, tasks: Sequence[Task]) -> dict[str, Predictions
             for row in reader:
                 rows.setdefault(row["split"], []).append(row)
                 if None in row.values():
-                    raise ValueError(f"line {reader.line_num} is cut off")
+                    raise Mistake(f"line {reader.line_num} is cut off")
         return {split: _from_rows(lines, tasks) for split, lines in rows.items()}
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: there is no finished run.") from None
+        raise Mistake(f"{path} is missing: there is no finished run.") from None
     except (KeyError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged ({error}).") from None
+        raise Mistake(f"{path} is damaged ({error}).") from None
 
 
 def _from_rows(rows: list[dict[str, str]], tasks: Sequence[Task]) -> Predictions:

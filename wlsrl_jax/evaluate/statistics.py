@@ -18,6 +18,7 @@ from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.curves import rank_curves, reliability
 from wlsrl_jax.evaluate.operating_points import operating_points, questions
 from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.files import write_json
 from wlsrl_jax.metrics import (
     PER_CLASS,
     confusion,
@@ -26,7 +27,6 @@ from wlsrl_jax.metrics import (
     undefined_reasons,
     weighted_metrics,
 )
-from wlsrl_jax.runs.workdir import write_json
 from wlsrl_jax.tasks import MISSING, Task
 
 NAME = "statistics.json"

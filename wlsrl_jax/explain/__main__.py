@@ -27,11 +27,11 @@ from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.runs.input import input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.open_data import open_split
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.runs.workdir import write_json
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 BATCH = 8
@@ -80,7 +80,7 @@ def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.nda
       (file name without suffix, uint8 ``[H, W, C]`` of the model's input size) of each.
 
     Raises:
-      ValueError: naming every file that cannot be read.
+      Mistake: naming every file that cannot be read.
     """
     spec, found, bad = input_spec(run), [], []
     for item in find_images(paths).items:
@@ -92,7 +92,7 @@ def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.nda
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
-        raise ValueError("\n".join(["these files cannot be used:", *bad]))
+        raise Mistake("\n".join(["these files cannot be used:", *bad]))
     return found
 
 
@@ -222,9 +222,9 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.split):
-        raise ValueError("give either image files or --split.")
+        raise Mistake("give either image files or --split.")
     if args.limit < 1 or not 0.0 <= args.alpha <= 1.0:
-        raise ValueError("--limit must be at least 1 and --alpha in 0..1.")
+        raise Mistake("--limit must be at least 1 and --alpha in 0..1.")
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)

@@ -22,10 +22,10 @@ from rich.table import Table
 from wlsrl_jax.cli import print_table, run_command
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
+from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_split
 from wlsrl_jax.runs.shipped import results_dir
-from wlsrl_jax.runs.workdir import write_json
 from wlsrl_jax.tasks import MISSING, Task
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
@@ -99,11 +99,11 @@ def pointing_game(
       "hit_if_correct" among correctly classified phantoms or None}}}.
 
     Raises:
-      ValueError: if no phantom has a lesion.
+      Mistake: if no phantom has a lesion.
     """
     found = list(_lesions(source, limit))
     if not found:
-        raise ValueError(f"none of the first {limit} phantoms has a lesion; raise --limit.")
+        raise Mistake(f"none of the first {limit} phantoms has a lesion; raise --limit.")
     images = np.stack([image for image, _, _ in found])
     labels = np.asarray([label for _, label, _ in found])
     distances = np.stack([distance_to(mask) for _, _, mask in found])
@@ -115,7 +115,7 @@ def pointing_game(
     for task in run.tasks:
         classes = np.asarray(task.label_map)[labels]
         if (classes == MISSING).any():
-            raise ValueError(f"task {task.name} has no class for some phantoms.")
+            raise Mistake(f"task {task.name} has no class for some phantoms.")
         maps = _all_maps(run, task, images, classes, method)
         correct = _correct(run, task, images, classes)
         rates[task.name] = {}
@@ -203,10 +203,10 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     args = parser.parse_args(argv)
     if args.limit < 1 or (args.tolerance is not None and args.tolerance < 0):
-        raise ValueError("--limit must be at least 1, --tolerance at least 0.")
+        raise Mistake("--limit must be at least 1, --tolerance at least 0.")
     run = load_trained(args.workdir)
     if not run.data["phantom"]:
-        raise ValueError(
+        raise Mistake(
             f"--workdir={args.workdir} was trained on {run.data['dataset']}; only phantoms come "
             "with the place of their lesions."
         )

@@ -27,9 +27,9 @@ from wlsrl_jax.data.images import pixels as preprocess
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
+from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained
-from wlsrl_jax.runs.workdir import read_json, write_json, write_whole
 from wlsrl_jax.train.log import PHANTOM_NOTE
 from wlsrl_jax.train.setup import build_model
 from wlsrl_jax.train.step import make_predict_step
@@ -118,13 +118,17 @@ def export_run(
       The folder.
 
     Raises:
-      ValueError: if another model lies there.
+      Mistake: if another model lies there.
     """
     artifact = serialize(run)
     description = json.loads(json.dumps(describe(run, artifact)))
     there = output / "model.json"
-    if there.exists() and not overwrite and read_json(there)["output"] != description["output"]:
-        raise ValueError(f"--output={output} holds another model; --overwrite replaces it.")
+    if (
+        there.exists()
+        and not overwrite
+        and read_json(there, remedy="name another --output")["output"] != description["output"]
+    ):
+        raise Mistake(f"--output={output} holds another model; --overwrite replaces it.")
     files = [
         ("model.stablehlo", artifact),
         ("run_model.py", inspect.getsource(exported_model).encode()),

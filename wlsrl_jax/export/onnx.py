@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import Network
 from wlsrl_jax.models.dual_stream import STREAMS, DualStream
 from wlsrl_jax.models.resnet import BLOCKS, STREAM, ResNet18
@@ -168,13 +169,13 @@ def onnx_model(
       output a task, float32 probabilities ``[batch, classes]``.
 
     Raises:
-      ValueError: if the package onnx is not installed.
+      Mistake: if the package onnx is not installed.
     """
     try:
         import onnx
         from onnx import TensorProto, helper
     except ImportError:
-        raise ValueError("ONNX needs a package more: pip install -e '.[onnx]'") from None
+        raise Mistake("ONNX needs a package more: pip install -e '.[onnx]'") from None
     params, stats = variables["params"], variables.get("batch_stats", {})
     graph = _Graph()
     x = graph.add("Cast", "images", to=TensorProto.FLOAT)

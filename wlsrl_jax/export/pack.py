@@ -20,11 +20,11 @@ from typing import Any
 
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import division
+from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.model_card import NAME as CARD
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs import packed
-from wlsrl_jax.runs.workdir import write_json
 
 _LOCAL_FLAGS = ("workdir", "config.data.data_dir")
 _PATH = re.compile(r"(?<![\w.:/<])(?:/|~/|[A-Za-z]:[\\/])[\w.~-]+[\\/]\S*|^/\S+")
@@ -43,14 +43,14 @@ def pack(workdir: Path, output: Path, *, note: str = "") -> Path:
       The folder.
 
     Raises:
-      ValueError: if the run is not finished, if ``output`` holds something else, or if a file would
+      Mistake: if the run is not finished, if ``output`` holds something else, or if a file would
         name a path, an image or a patient.
     """
     run = collect(workdir)
     if packed.is_packed(run.trained.workdir):
-        raise ValueError(f"--workdir={workdir} is packed already; copy the folder.")
+        raise Mistake(f"--workdir={workdir} is packed already; copy the folder.")
     if output.exists() and not packed.is_packed(output) and any(output.iterdir()):
-        raise ValueError(f"--output={output} holds something else; name a new folder.")
+        raise Mistake(f"--output={output} holds something else; name a new folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".packing") as scratch:
         folder = Path(scratch) / output.name  # of the same name: it is the card's title
@@ -147,7 +147,7 @@ def check_folder(folder: Path, ids: set[str]) -> None:
       ids: names of images and patients.
 
     Raises:
-      ValueError: naming the file and what it holds.
+      Mistake: naming the file and what it holds.
     """
     for path in sorted(folder.iterdir()):
         if path.name == packed.WEIGHTS:
@@ -157,9 +157,9 @@ def check_folder(folder: Path, ids: set[str]) -> None:
         for text in texts:
             words = {*re.split(r"[\s,;:|=]+", text), text}
             if named := sorted(words & ids):
-                raise ValueError(f"{path.name} would name an image or a patient: {named[0]}.")
+                raise Mistake(f"{path.name} would name an image or a patient: {named[0]}.")
             if match := _PATH.search(text):
-                raise ValueError(f"{path.name} would hold a path of this machine: {match[0]}.")
+                raise Mistake(f"{path.name} would hold a path of this machine: {match[0]}.")
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.dual_stream import PRESETS, STREAMS, DualStream, check_choice, make_model
 from wlsrl_jax.models.resnet import STREAM, ResNet18
 
@@ -47,7 +48,7 @@ def make_network(
       The module.
 
     Raises:
-      ValueError: names the field that is wrong, or that the architecture does not read.
+      Mistake: names the field that is wrong, or that the architecture does not read.
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     check_choice("preset", preset, PRESETS)
@@ -63,7 +64,7 @@ def make_network(
         if value != _DUAL_ONLY[name]
     ]
     if unread:
-        raise ValueError(
+        raise Mistake(
             f"config.model.architecture={architecture} does not read {', '.join(unread)}; leave "
             "out what it does not read, or choose architecture=dual_stream."
         )

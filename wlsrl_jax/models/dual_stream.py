@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax import ops
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.ops.normalisation import BatchNormRelu, conv_norm_relu, max_pool
 
 NORMS = ("batch", "group")
@@ -92,13 +93,13 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
       ``[B, H / block, W / block, block * block * C]``.
 
     Raises:
-      ValueError: if a side is not a multiple of ``block``.
+      Mistake: if a side is not a multiple of ``block``.
     """
     if block == 1:
         return x
     batch, height, width, channels = x.shape
     if height % block or width % block:
-        raise ValueError(
+        raise Mistake(
             f"model: space_to_depth={block} does not divide an image of {height}x{width} pixels; "
             "choose config.data.height and config.data.width that are multiples of it."
         )
@@ -224,9 +225,9 @@ class DualStream(nn.Module):
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("streams", self.streams, STREAMS)
         if self.blocks < 1:
-            raise ValueError(f"model: blocks={self.blocks} must be positive.")
+            raise Mistake(f"model: blocks={self.blocks} must be positive.")
         if self.space_to_depth < 1:
-            raise ValueError(f"model: space_to_depth={self.space_to_depth} must be positive.")
+            raise Mistake(f"model: space_to_depth={self.space_to_depth} must be positive.")
         check_shared(self.widths, self.hidden, self.dropout, self.conv_implementation)
         super().__post_init__()
 
@@ -243,7 +244,7 @@ class DualStream(nn.Module):
           the intermediate ``features``.
 
         Raises:
-          ValueError: if ``space_to_depth`` does not divide a side.
+          Mistake: if ``space_to_depth`` does not divide a side.
         """
         x_BxHxWxC = space_to_depth(images_BxHxWxC, self.space_to_depth)
         pooled = []
@@ -296,10 +297,10 @@ def check_choice(field: str, value: Any, valid: Collection[str]) -> None:
       Nothing.
 
     Raises:
-      ValueError: names the field and lists what there is.
+      Mistake: names the field and lists what there is.
     """
     if value not in valid:
-        raise ValueError(
+        raise Mistake(
             f"model: {field}={value!r} is unknown; choose one of {', '.join(map(str, valid))}."
         )
 
@@ -319,16 +320,16 @@ def check_shared(
       Nothing.
 
     Raises:
-      ValueError: names the field that is wrong.
+      Mistake: names the field that is wrong.
     """
     if not widths or not all(isinstance(w, int) and w > 0 for w in widths):
-        raise ValueError(
+        raise Mistake(
             f"model: widths={widths} must be positive whole numbers, one a stage, such as 16,32,64."
         )
     if hidden < 1:
-        raise ValueError(f"model: hidden={hidden} must be positive.")
+        raise Mistake(f"model: hidden={hidden} must be positive.")
     if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"model: dropout={dropout} must be in [0, 1).")
+        raise Mistake(f"model: dropout={dropout} must be in [0, 1).")
     check_choice("conv_implementation", conv_implementation, ops.IMPLEMENTATIONS)
 
 
@@ -344,11 +345,11 @@ def make_model(preset: str, heads: Mapping[str, int], **overrides: Any) -> DualS
       The module.
 
     Raises:
-      ValueError: for an unknown preset, field or field value, listing the valid ones.
+      Mistake: for an unknown preset, field or field value, listing the valid ones.
     """
     check_choice("preset", preset, PRESETS)
     fields = [f.name for f in dataclasses.fields(DualStream) if f.name not in ("parent", "name")]
     for field in overrides:
         if field not in fields:
-            raise ValueError(f"model has no field {field!r}; it has: {', '.join(fields)}.")
+            raise Mistake(f"model has no field {field!r}; it has: {', '.join(fields)}.")
     return DualStream(heads=tuple(heads.items()), **{**PRESETS[preset], **overrides})

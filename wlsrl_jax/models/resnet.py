@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.dual_stream import Conv, check_shared, task_logits
 from wlsrl_jax.ops.normalisation import BatchNorm, BatchNormRelu, max_pool_3x3
 
@@ -108,7 +109,7 @@ class ResNet18(nn.Module):
     def __post_init__(self) -> None:
         check_shared(self.widths, self.hidden, self.dropout, self.conv_implementation)
         if len(self.widths) != 4:
-            raise ValueError(
+            raise Mistake(
                 f"model: widths={self.widths} must be four numbers for resnet18, one a stage."
             )
         super().__post_init__()

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax.data.phantoms.source import CLASSES, NORMAL
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import ARCHITECTURES, Network, make_network
 from wlsrl_jax.models.dual_stream import PRESETS, Conv
 from wlsrl_jax.tasks import make_tasks
@@ -102,6 +103,10 @@ def summarize(model: Network, image_shape: tuple[int, int, int]) -> str:
     return "\n".join(lines)
 
 
+def _widths(text: str) -> list[int]:
+    return [int(w) for w in text.split(",") if w]
+
+
 def main() -> None:
     """Prints the summary of a network."""
     parser = argparse.ArgumentParser(description="Shapes, parameters and FLOPs of a network.")
@@ -110,8 +115,11 @@ def main() -> None:
     parser.add_argument("--size", default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
     parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
     parser.add_argument(
-        "--widths", default="", help="channels of each stage, as 16,32,64; default: the preset's"
-    )
+        "--widths",
+        type=_widths,
+        default=(),
+        help="channels of each stage, as 16,32,64; default: the preset's",
+    )  # fmt: skip
     parser.add_argument("--space_to_depth", type=int, default=1)
     args = parser.parse_args()
     height, width, channels = (int(v) for v in args.size.split("x"))
@@ -119,17 +127,16 @@ def main() -> None:
     tasks = make_tasks(modality, CLASSES[modality], NORMAL[modality])
     heads = {task.name: task.num_classes for task in tasks}
     try:
-        widths = [int(w) for w in args.widths.split(",") if w]
         model = make_network(
             args.architecture,
             args.preset,
             heads,
-            widths=widths,
+            widths=args.widths,
             streams=args.streams,
             space_to_depth=args.space_to_depth,
         )
         print(summarize(model, (height, width, channels)))
-    except ValueError as error:
+    except Mistake as error:
         parser.error(str(error))
 
 

@@ -38,11 +38,11 @@ from wlsrl_jax.evaluate.predict_split import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.files import Mistake, read_json
 from wlsrl_jax.predict.table import PredictionFile
 from wlsrl_jax.runs.input import InputSpec, ModelInput, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.runs.workdir import read_json
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
@@ -56,7 +56,7 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
     """Temperature of each task, from the run's statistics or its validation predictions.
 
     Raises:
-      ValueError: if it has neither, or if a task has no temperature.
+      Mistake: if it has neither, or if a task has no temperature.
     """
     path = run.workdir / STATISTICS
     if path.exists():
@@ -69,7 +69,7 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
         }
     lacking = [t.name for t in run.tasks if not found.get(t.name)]
     if lacking:
-        raise ValueError(
+        raise Mistake(
             f"--calibrated: {run.workdir} has no temperature for {', '.join(lacking)}, because its "
             "validation split has one class only."
         )
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = _parser().parse_args(argv)
     if args.batch_size < 1:
-        raise ValueError(f"--batch_size={args.batch_size} must be at least 1.")
+        raise Mistake(f"--batch_size={args.batch_size} must be at least 1.")
     if args.output:
         return _predict(args, args.output)
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_predict_") as folder:
@@ -269,7 +269,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:
             if todo:
-                raise ValueError(
+                raise Mistake(
                     f"{output} is complete and lacks {len(todo)} images of this command, such "
                     f"as {todo[0].name}; use another --output."
                 )
@@ -312,7 +312,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                 console.print(f"stopped after {len(file.done)} images{goes_on}")
                 return EXIT_PREEMPTED
         if not file.done:
-            raise ValueError(
+            raise Mistake(
                 f"none of the {file.bad_count} images can be used"
                 + (f"; see {file.errors_path}." if args.output else ".")
             )

@@ -29,6 +29,7 @@ from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.dicom import count_frames, is_dicom
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.input import input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
@@ -90,13 +91,13 @@ def import_gradio() -> Any:
     """Imports Gradio with its analytics switched off.
 
     Raises:
-      ValueError: if it is not installed, with the command.
+      Mistake: if it is not installed, with the command.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         return importlib.import_module("gradio")
     except ImportError:
-        raise ValueError("the page needs Gradio: pip install 'wlsrl_jax[demo]'") from None
+        raise Mistake("the page needs Gradio: pip install 'wlsrl_jax[demo]'") from None
 
 
 def build_page(run: TrainedRun) -> Any:
@@ -109,7 +110,7 @@ def build_page(run: TrainedRun) -> Any:
       ``gradio.Blocks``, not yet served.
 
     Raises:
-      ValueError: if Gradio is not installed.
+      Mistake: if Gradio is not installed.
     """
     gr = import_gradio()
     analyse = make_analysis(run)
@@ -175,7 +176,7 @@ def serve(run: TrainedRun, port: int) -> None:
       port: to listen on.
 
     Raises:
-      ValueError: if Gradio is not installed, or the port is taken.
+      Mistake: if Gradio is not installed, or the port is taken.
     """
     gr = import_gradio()
     page = build_page(run)
@@ -196,7 +197,7 @@ def serve(run: TrainedRun, port: int) -> None:
             ),
         )
     except OSError:
-        raise ValueError(f"--port={port} is in use; choose another.") from None
+        raise Mistake(f"--port={port} is in use; choose another.") from None
     print(f"http://127.0.0.1:{port} (Ctrl-C ends it). {DISCLAIMER}", flush=True)
     page.block_thread()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from wlsrl_jax.runs.workdir import flatten, read_json, write_json
+from wlsrl_jax.files import Mistake, differences, read_json, write_json
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -37,7 +37,7 @@ class PredictionFile:
       finished: whether the output is complete already; then nothing can be added.
 
     Raises:
-      ValueError: naming what stands in the way: another kind of file, an output that was made
+      Mistake: naming what stands in the way: another kind of file, an output that was made
         otherwise, or another process that is writing it.
     """
 
@@ -49,7 +49,7 @@ class PredictionFile:
         notes: Mapping[str, Any],
     ) -> None:
         if output.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"--output={output} must end in {' or '.join(SUFFIXES)}.")
+            raise Mistake(f"--output={output} must end in {' or '.join(SUFFIXES)}.")
         self._output, self._columns, self._notes = output, ["path", *columns], dict(notes)
         self._identity = json.loads(json.dumps(identity))
         self._partial = output.with_name(output.name + ".partial")
@@ -65,13 +65,13 @@ class PredictionFile:
                 self._partial.unlink(missing_ok=True)  # killed after the last step of a conversion
                 self.done = set(_names(output))
                 self._bad = [name for name, _ in _rows(self.errors_path)]
-                if not read_json(self._description)["finished"]:  # killed before it said so
+                if not self._read()["finished"]:  # killed before it said so
                     self._describe(finished=True)
                 self.done.update(self._bad)
                 return
             self._file = self._lock()
         except OSError as error:
-            raise ValueError(f"--output={output} cannot be written ({error.strerror}).") from None
+            raise Mistake(f"--output={output} cannot be written ({error.strerror}).") from None
         self._file.seek(0, os.SEEK_END)
         if self._file.tell():
             self._check_identity()
@@ -88,32 +88,30 @@ class PredictionFile:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise ValueError(f"{self._output} is being written by another process.") from None
+            raise Mistake(f"{self._output} is being written by another process.") from None
         if not self._partial.exists() or self._output.exists():  # it ended in this very moment
             file.close()
-            raise ValueError(f"{self._output} was just finished by another process.")
+            raise Mistake(f"{self._output} was just finished by another process.")
         return file
 
     def _check_identity(self) -> None:
         here = self._output if self._output.exists() else self._partial
         if not self._description.exists():
-            raise ValueError(
+            raise Mistake(
                 f"{here} exists and {self._description}, which says how it was made, does not. "
                 "Use another --output, or delete it."
             )
-        old = flatten(read_json(self._description).get("made_with", {}))
-        new = flatten(self._identity)
-        differs = [
-            f"  {name}: {old.get(name)!r} there, {new.get(name)!r} now"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
-        ]
+        made_with = self._read().get("made_with", {})
+        differs = differences(made_with, self._identity, "  ")
         if differs:
-            raise ValueError(
+            raise Mistake(
                 f"{here} was made otherwise:\n"
                 + "\n".join(differs)
                 + "\nUse another --output, or the same run and flags, or delete it."
             )
+
+    def _read(self) -> dict[str, Any]:
+        return read_json(self._description, remedy="delete the output, or name another --output")
 
     def _describe(self, *, finished: bool) -> None:
         counts = {"images": len(self.done), "bad_files": len(self._bad)} if finished else {}
@@ -129,7 +127,7 @@ class PredictionFile:
         for number, line in enumerate(self._file):
             row = _parse(line)
             if number == 0 and line.endswith(b"\n") and row != self._columns:
-                raise ValueError(f"{self._partial} has other columns; delete it.")
+                raise Mistake(f"{self._partial} has other columns; delete it.")
             if not line.endswith(b"\n") or len(row) != len(self._columns):
                 break
             if number:

@@ -25,11 +25,11 @@ from wlsrl_jax.cli import print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
+from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_split
 from wlsrl_jax.runs.shipped import results_dir
-from wlsrl_jax.runs.workdir import write_json
 from wlsrl_jax.tasks import MISSING, task_labels
 from wlsrl_jax.train.log import PHANTOM_NOTE
 from wlsrl_jax.train.step import normalize
@@ -78,11 +78,11 @@ def monte_carlo_dropout(run: TrainedRun, count: int, seed: int = 0) -> Members:
     """Dropout left on, running statistics of the norms (Gal and Ghahramani, ICML 2016).
 
     Raises:
-      ValueError: if the run was trained without dropout.
+      Mistake: if the run was trained without dropout.
     """
     rate = run.config.model.dropout
     if not rate:
-        raise ValueError(
+        raise Mistake(
             f"--method=dropout: {run.workdir} was trained without dropout (config.model.dropout)."
         )
     variables = jax.device_put(run.variables)
@@ -111,13 +111,13 @@ def ensemble(runs: Sequence[TrainedRun]) -> Members:
     """Runs on the same data (Lakshminarayanan et al., NeurIPS 2017).
 
     Raises:
-      ValueError: if the runs differ in their tasks, data or input, naming the one that does.
+      Mistake: if the runs differ in their tasks, data or input, naming the one that does.
     """
     for other in runs[1:]:
         if other.tasks != runs[0].tasks or other.image_shape != runs[0].image_shape:
-            raise ValueError(f"--ensemble: {other.workdir} has other tasks, classes or image size.")
+            raise Mistake(f"--ensemble: {other.workdir} has other tasks, classes or image size.")
         if other.data["fingerprint"] != runs[0].data["fingerprint"]:
-            raise ValueError(
+            raise Mistake(
                 f"--ensemble: {other.workdir} was trained on other data, or on another division "
                 "of it; its training images may be among those tested here."
             )
@@ -180,9 +180,9 @@ def _write_rows(
 
 def _members(args: argparse.Namespace, run: TrainedRun) -> Members:
     if bool(args.ensemble) != (args.method == "ensemble"):
-        raise ValueError("--ensemble=RUN2,RUN3 goes with --method=ensemble, and the reverse.")
+        raise Mistake("--ensemble=RUN2,RUN3 goes with --method=ensemble, and the reverse.")
     if args.members < 2:
-        raise ValueError(f"--members={args.members} must be at least 2.")
+        raise Mistake(f"--members={args.members} must be at least 2.")
     if args.method == "ensemble":
         others = [Path(p) for p in args.ensemble.split(",") if p]
         return ensemble([run, *(load_trained(p) for p in others)])

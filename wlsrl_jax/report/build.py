@@ -10,11 +10,11 @@ from typing import Any
 
 import wlsrl_jax
 from wlsrl_jax.evaluate.comparison import compare
+from wlsrl_jax.files import Mistake, write_whole
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
-from wlsrl_jax.runs.workdir import write_whole
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "report.html"
@@ -96,14 +96,14 @@ def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
     """Every later run against the first one, on test.
 
     Raises:
-      ValueError: if two runs are of other data or tasks, naming them.
+      Mistake: if two runs are of other data or tasks, naming them.
     """
     first, found = runs[0], []
     for other in runs[1:]:
         if other.trained.tasks != first.trained.tasks:
-            raise ValueError(f"{first.name} and {other.name} have other tasks or classes.")
+            raise Mistake(f"{first.name} and {other.name} have other tasks or classes.")
         if other.trained.data["fingerprint"] != first.trained.data["fingerprint"]:
-            raise ValueError(f"{first.name} and {other.name} were not trained on the same data.")
+            raise Mistake(f"{first.name} and {other.name} were not trained on the same data.")
         tasks = []
         for task in first.trained.tasks:
             result = compare(task, first.predictions["test"], other.predictions["test"])
@@ -156,18 +156,18 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
       HTML without any reference to something outside.
 
     Raises:
-      ValueError: for a workdir without a finished run, or runs that cannot be compared.
+      Mistake: for a workdir without a finished run, or runs that cannot be compared.
     """
     runs = [collect(workdir) for workdir in workdirs]
     for run in runs:
         if not run.predictions:
-            raise ValueError(
+            raise Mistake(
                 f"{run.trained.workdir} is a packed run, which holds no predictions on single "
                 "images, so that there is no report of it; its MODEL_CARD.md has its results."
             )
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
-        raise ValueError(f"two workdirs have the same name: {', '.join(sorted(names))}.")
+        raise Mistake(f"two workdirs have the same name: {', '.join(sorted(names))}.")
     return (
         templates(autoescape=True, filters=FILTERS)
         .get_template("report.html.j2")
@@ -201,7 +201,7 @@ def write_report(
     """
     if output is None:
         if len(workdirs) > 1:
-            raise ValueError("--output=FILE.html says where the report of several runs goes.")
+            raise Mistake("--output=FILE.html says where the report of several runs goes.")
         output = workdirs[0] / NAME
     write_whole(output, build(workdirs, pictures=pictures, show_ids=show_ids).encode())
     return output

@@ -12,11 +12,11 @@ from typing import Any
 from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
+from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset
 from wlsrl_jax.runs.packed import is_packed
-from wlsrl_jax.runs.workdir import flatten, read_json
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _predictions(run: TrainedRun) -> dict[str, Predictions]:
     found = read_predictions(path, run.tasks)
     lacking = [split for split in ("validation", "test") if split not in found]
     if lacking:
-        raise ValueError(f"{path} is damaged (no row of {lacking[0]}).")
+        raise Mistake(f"{path} is damaged (no row of {lacking[0]}).")
     return found
 
 
@@ -84,21 +84,21 @@ def collect(workdir: Path) -> RunFacts:
     """Reads a finished run; statistics that it lacks are computed and written to it.
 
     Raises:
-      ValueError: if it is not finished, or a file is damaged, naming it.
+      Mistake: if it is not finished, or a file is damaged, naming it.
     """
     workdir = pretrained.resolve(workdir)
     if not (workdir / "metrics.json").exists():
-        raise ValueError(f"{workdir} holds no finished run; train it to its end first.")
+        raise Mistake(f"{workdir} holds no finished run; train it to its end first.")
     trained = load_trained(workdir)
     predictions = {} if is_packed(workdir) else _predictions(trained)
     dataset, problem = None, ""
     try:
         dataset = open_dataset(trained)
-    except (ValueError, OSError) as error:
+    except (Mistake, OSError) as error:
         problem = str(error)
     if not (workdir / NAME).exists():  # of a run of an older version
         if dataset is None:
-            raise ValueError(f"{workdir} has no {NAME}, and it cannot be made: {problem}")
+            raise Mistake(f"{workdir} has no {NAME}, and it cannot be made: {problem}")
         write_statistics(workdir, trained.tasks, predictions, dataset)
     return RunFacts(
         workdir.resolve().name,

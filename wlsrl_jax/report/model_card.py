@@ -16,13 +16,13 @@ import jax
 import wlsrl_jax
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.files import write_whole
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.packed import is_packed, read_mark
 from wlsrl_jax.runs.shipped import resolve, results_dir
-from wlsrl_jax.runs.workdir import write_whole
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "MODEL_CARD.md"
@@ -40,7 +40,7 @@ def model_card(workdir: Path) -> str:
       The text.
 
     Raises:
-      ValueError: if it is not finished or damaged.
+      Mistake: if it is not finished or damaged.
     """
     run = collect(workdir)
     rows = results(run, with_plots=False)

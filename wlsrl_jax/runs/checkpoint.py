@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from wlsrl_jax.runs import packed, shipped as pretrained
 from wlsrl_jax.runtime import processes
 from wlsrl_jax.runtime.mesh import state_sharding
-from wlsrl_jax.runs.workdir import read_json, write_json
+from wlsrl_jax.files import read_json, write_json, Mistake
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def save(manager: ocp.CheckpointManager, state: Any, history: History, *, keep: 
       keep: number of recent checkpoints to keep besides the one being written.
 
     Raises:
-      ValueError: if this one or the one before cannot be written, with the reason.
+      Mistake: if this one or the one before cannot be written, with the reason.
     """
     step = int(state.step)
     wait(manager)
@@ -118,7 +118,7 @@ def wait(manager: ocp.CheckpointManager) -> None:
     """Waits until what is being saved is complete.
 
     Raises:
-      ValueError: if it cannot be written, with the reason.
+      Mistake: if it cannot be written, with the reason.
     """
     with _saving(manager):
         manager.wait_until_finished()
@@ -133,7 +133,7 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
             raise
         step = last_step(manager)
         last = "there is none yet" if step is None else f"step {step} is the last one"
-        raise ValueError(
+        raise Mistake(
             f"a checkpoint cannot be written to {manager.directory} ({_reason(error)}); {last}. "
             "When that is mended, the same command goes on from there."
         ) from error
@@ -184,7 +184,7 @@ def restore_state(manager: ocp.CheckpointManager, step: int, shapes: Any, mesh: 
 
     Raises:
       DamagedError: on every process, if one cannot read it, with the reason.
-      ValueError: if it is of another model, naming the parameters.
+      Mistake: if it is of another model, naming the parameters.
     """
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -228,7 +228,7 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
       The content, or None when there is no checkpoint at all.
 
     Raises:
-      ValueError: if checkpoints exist and none can be read, naming the directory, or if one is
+      Mistake: if checkpoints exist and none can be read, naming the directory, or if one is
         of another model, naming the parameters.
     """
     steps = processes.from_primary(sorted(manager.all_steps(), reverse=True))
@@ -247,18 +247,18 @@ def restore_latest(manager: ocp.CheckpointManager, shapes: Any, mesh: Any) -> Re
         _move_aside(manager, steps[:passed])
         return found
     if steps:
-        raise ValueError(
+        raise Mistake(
             f"{manager.directory}: none of the checkpoints {steps} can be read; restore a backup "
             "or start anew in another --workdir."
         )
     return None
 
 
-class DamagedError(ValueError):
+class DamagedError(Mistake):
     """A checkpoint that cannot be read; the message is the reason."""
 
 
-class _OtherModelError(ValueError):
+class _OtherModelError(Mistake):
     pass
 
 
@@ -381,17 +381,17 @@ def read_weights(workdir: Path) -> dict[str, Any]:
       {"params": ..., "batch_stats": ...} as host arrays.
 
     Raises:
-      ValueError: if there is no such checkpoint or it cannot be read, naming it.
+      Mistake: if there is no such checkpoint or it cannot be read, naming it.
     """
     workdir = pretrained.resolve(workdir)
     if not workdir.is_dir():
-        raise ValueError(f"{workdir} is not a workdir: there is no such directory.")
+        raise Mistake(f"{workdir} is not a workdir: there is no such directory.")
     if packed.is_packed(workdir):
         return packed.read_weights(workdir)
     directory = workdir / "checkpoints"
     steps = saved_steps(directory)
     if not steps:
-        raise ValueError(f"{workdir} holds no checkpoint.")
+        raise Mistake(f"{workdir} holds no checkpoint.")
     if (workdir / "metrics.json").exists():
         step = read_json(workdir / "metrics.json")["selected"]["step"]
     else:
@@ -400,7 +400,7 @@ def read_weights(workdir: Path) -> dict[str, Any]:
     try:
         return read_state(directory, step)["ema"]
     except Exception as error:  # Orbax raises many kinds for a damaged file
-        raise ValueError(
+        raise Mistake(
             f"checkpoint {directory}/{step} cannot be read ({_reason(error)})."
         ) from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wlsrl_jax.files import Mistake
+
 import dataclasses
 import io
 from pathlib import Path
@@ -14,7 +16,7 @@ from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.data.images.dicom import read_frame
 from wlsrl_jax.data.images.decode import open_image, read_file, shrink, to_array
 from wlsrl_jax.data.images.modality import mismatch
-from wlsrl_jax.data.images.pixels import check_steps
+from wlsrl_jax.data.images.steps import check_steps
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.runs.open import TrainedRun
 
@@ -65,7 +67,7 @@ def input_spec(run: TrainedRun) -> InputSpec:
       The recipe.
 
     Raises:
-      ValueError: for a step that this version does not know.
+      Mistake: for a step that this version does not know.
     """
     size = run.data.get("prepared_size")
     if size is None and not run.data["phantom"]:
@@ -73,8 +75,8 @@ def input_spec(run: TrainedRun) -> InputSpec:
         size = known.size if known else run.image_shape[:2]
     try:
         steps = check_steps(run.data.get("preprocess", ()), run.modality)
-    except ValueError as error:
-        raise ValueError(
+    except Mistake as error:
+        raise Mistake(
             f"{run.workdir}/data.json: {error} If a newer version wrote it, use that one."
         ) from None
     return InputSpec(run.modality, run.image_shape, tuple(size) if size else None, steps)

@@ -16,7 +16,7 @@ from wlsrl_jax.config.fields import completed
 from wlsrl_jax.train.setup import CHANNELS, build_model
 from wlsrl_jax.tasks import Task
 from wlsrl_jax.train.step import make_predict_step
-from wlsrl_jax.runs.workdir import read_json
+from wlsrl_jax.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def load_trained(workdir: Path) -> TrainedRun:
     """Opens a run that has weights; see ``checkpoint.read_weights`` for which.
 
     Raises:
-      ValueError: if the workdir holds no run or its files are damaged, naming them.
+      Mistake: if the workdir holds no run or its files are damaged, naming them.
     """
     workdir = pretrained.resolve(workdir)
     variables = checkpoint.read_weights(workdir)

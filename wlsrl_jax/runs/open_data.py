@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wlsrl_jax.files import Mistake
+
 from typing import Any
 
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
@@ -19,8 +21,8 @@ def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
       The data set.
 
     Raises:
-      ValueError: if the data were prepared anew since.
-      FileNotFoundError: if the data are not there.
+      Mistake: if the data were prepared anew since.
+      Mistake: if the data are not there.
     """
     data = run.config.data
     if data_dir:
@@ -28,7 +30,7 @@ def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
         data.data_dir = data_dir
     dataset = load_dataset(data, run.modality)
     if not is_same_data(run.data, dataset):
-        raise ValueError(
+        raise Mistake(
             f"{dataset.name} has been prepared anew since {run.workdir} was trained, so images of "
             "any split may have been trained on. Restore that preparation, or train again."
         )
@@ -42,9 +44,9 @@ def open_split(run: TrainedRun, split: str, data_dir: str = "") -> Any:
       Its source.
 
     Raises:
-      ValueError: also if the split does not exist.
+      Mistake: also if the split does not exist.
     """
     dataset = open_dataset(run, data_dir)
     if split not in dataset.splits:
-        raise ValueError(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
+        raise Mistake(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
     return dataset.splits[split]

@@ -7,6 +7,8 @@ an entry a parameter, named as ``params/stem/kernel``. Nothing is unpickled when
 
 from __future__ import annotations
 
+from wlsrl_jax.files import Mistake
+
 import hashlib
 import io
 import json
@@ -29,14 +31,14 @@ def read_mark(folder: Path) -> dict[str, Any]:
     """Reads ``packed.json``: what to know of the run ("note"), and "weights_sha256".
 
     Raises:
-      ValueError: if it is damaged, naming it.
+      Mistake: if it is damaged, naming it.
     """
     path = folder / MARK
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {"note": str(found["note"]), "weights_sha256": str(found["weights_sha256"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); {_REMEDY}") from None
+        raise Mistake(f"{path} is damaged ({error!r}); {_REMEDY}") from None
 
 
 _REMEDY = "pack the run again, or install the package again if it came with it."
@@ -52,12 +54,12 @@ def to_bytes(variables: Mapping[str, Any]) -> bytes:
       An uncompressed ``.npz``.
 
     Raises:
-      ValueError: for an array that is not float32, naming it.
+      Mistake: for an array that is not float32, naming it.
     """
     arrays = dict(sorted(_flat(variables).items()))
     for name, array in arrays.items():
         if array.dtype != np.float32:
-            raise ValueError(f"{name} is {array.dtype}; a packed run holds float32 only.")
+            raise Mistake(f"{name} is {array.dtype}; a packed run holds float32 only.")
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
@@ -73,16 +75,16 @@ def read_weights(folder: Path) -> dict[str, Any]:
       {"params": ..., "batch_stats": ...} as nested dicts of float32 arrays.
 
     Raises:
-      ValueError: if a file is missing or not what was packed, naming it.
+      Mistake: if a file is missing or not what was packed, naming it.
     """
     path = folder / WEIGHTS
     expected = read_mark(folder)["weights_sha256"]
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
+        raise Mistake(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
     if hashlib.sha256(content).hexdigest() != expected:
-        raise ValueError(
+        raise Mistake(
             f"{path} is damaged: its SHA-256 is not the one that {MARK} names; {_REMEDY}"
         )
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

@@ -1,6 +1,8 @@
-"""The files of a run: atomic JSON, the lock, the config that a workdir belongs to."""
+"""The workdir of a run: its lock, and the config that it belongs to."""
 
 from __future__ import annotations
+
+from wlsrl_jax.files import Mistake, differences, flatten, plain, read_json
 
 import contextlib
 import fcntl
@@ -40,48 +42,6 @@ FREE_FIELDS = (
 )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; NaN becomes null."""
-    text = json.dumps(_plain(value), indent=2, sort_keys=False, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-      ValueError: if the file is missing or damaged, naming it.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing, so this is no workdir of a run.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it or use another --workdir."
-        ) from None
-
-
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
     """Makes the workdir and holds it for this run; the kernel lets go of it however we end.
@@ -89,7 +49,7 @@ def held(workdir: Path) -> Iterator[None]:
     Process 0 holds it for all processes of the run.
 
     Raises:
-      ValueError: if it cannot be made or written, if another run holds it, or if the processes
+      Mistake: if it cannot be made or written, if another run holds it, or if the processes
         do not see the same directory.
     """
     token = processes.from_primary(uuid.uuid4().hex)
@@ -99,7 +59,7 @@ def held(workdir: Path) -> Iterator[None]:
                 stack.enter_context(_locked(workdir, token))
         with processes.agreed():
             if not _shows(workdir / LOCK, token):
-                raise ValueError(
+                raise Mistake(
                     f"--workdir={workdir} is not the same directory for process "
                     f"{jax.process_index()} as for process 0; use one that all hosts share."
                 )
@@ -124,14 +84,14 @@ def _locked(workdir: Path, token: str) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
     except OSError as error:
-        raise ValueError(
+        raise Mistake(
             f"--workdir={workdir} cannot be made or written ({error.strerror}); choose another."
         ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise Mistake(
                 f"{workdir} is in use by another run; wait for it or use another --workdir."
             ) from None
         file.truncate(0)
@@ -141,48 +101,25 @@ def _locked(workdir: Path, token: str) -> Iterator[None]:
         yield
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested fields to dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
     """Checks that a workdir's run was started with this config.
 
     A field that there was not yet when it was started counts as its default.
 
     Raises:
-      ValueError: names each field that differs, with both values.
+      Mistake: names each field that differs, with both values.
     """
     # As JSON has them: a tuple of the config is a list in the file.
-    old, new = flatten(completed(read_json(path))), flatten(_plain(config))
+    old, new = flatten(completed(read_json(path))), flatten(plain(config))
     free = tuple(f"{name}." for name in FREE_FIELDS)
-    differs = [
-        f"  config.{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not f"{name}.".startswith(free)
-    ]
+
+    def bound(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in fields.items() if not f"{k}.".startswith(free)}
+
+    differs = differences(bound(old), bound(new), "  config.")
     if differs:
-        raise ValueError(
+        raise Mistake(
             f"{path.parent} holds a run with another config:\n"
             + "\n".join(differs)
             + "\nUse another --workdir, or the same config to go on."
         )
-
-
-def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Drops the lines of a JSON-lines log that are not wanted or were cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if wanted(json.loads(line)):
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line that a kill cut off
-    write_whole(path, "".join(f"{line}\n" for line in kept).encode())

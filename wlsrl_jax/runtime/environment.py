@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from wlsrl_jax.files import Mistake
+
 log = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -28,12 +30,6 @@ PACKAGES = (
     "scikit-learn",
     "opencv-python-headless",
 )
-
-
-def cache_directory(part: str) -> str:
-    """Where what can be made anew is kept: under the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "wlsrl_jax", part)
 
 
 def unused_accelerator() -> str:
@@ -59,13 +55,13 @@ def check_devices(require_accelerator: bool) -> str:
       A line such as "2 x cpu (cpu)".
 
     Raises:
-      ValueError: if an accelerator is required and JAX has none.
+      Mistake: if an accelerator is required and JAX has none.
     """
     unused = unused_accelerator()
     if unused:
         log.warning("This machine has %s, but JAX runs on the CPU: training will be slow.", unused)
     if require_accelerator and jax.default_backend() == "cpu":
-        raise ValueError(
+        raise Mistake(
             "config.require_accelerator is set, but JAX found only CPUs"
             + (f" while the machine has {unused}." if unused else ".")
         )

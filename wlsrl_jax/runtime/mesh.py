@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from wlsrl_jax.files import Mistake
+
 AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**15  # smaller arrays cost more to gather than to keep everywhere
 
@@ -22,12 +24,12 @@ def make_mesh(fsdp: int = 1) -> Mesh:
       A mesh of shape ``(device_count // fsdp, fsdp)``.
 
     Raises:
-      ValueError: if ``fsdp`` does not divide the number of devices.
+      Mistake: if ``fsdp`` does not divide the number of devices.
     """
     # By process: each one's rows of a batch lie together, in the order of the processes.
     devices = np.asarray(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
     if fsdp < 1 or devices.size % fsdp:
-        raise ValueError(f"config.mesh.fsdp={fsdp} does not divide the {devices.size} devices.")
+        raise Mistake(f"config.mesh.fsdp={fsdp} does not divide the {devices.size} devices.")
     return Mesh(devices.reshape(-1, fsdp), AXES)
 
 
@@ -71,12 +73,12 @@ def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
     """Checks that a global batch splits evenly over devices and processes.
 
     Raises:
-      ValueError: names the config field and the two nearest sizes that work.
+      Mistake: names the config field and the two nearest sizes that work.
     """
     unit = mesh.size
     if size < 1 or size % unit:
         lower = max(unit, size // unit * unit)
-        raise ValueError(
+        raise Mistake(
             f"{name}={size} must be a positive multiple of the {unit} devices in use; "
             f"try {lower} or {lower + unit}."
         )

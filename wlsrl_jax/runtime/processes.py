@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED, SIGNALS, PreemptedError, StopRequest
 
 EXIT_LOST_PROCESS = 76
@@ -30,7 +31,7 @@ LOST_SECONDS = 30.0  # without a sign of life
 TELL_SECONDS = 10.0  # between two lines about waiting for the others
 
 
-class AgreedError(ValueError):
+class AgreedError(Mistake):
     """An error that every process of the run raises, each with the message of the first."""
 
 
@@ -55,20 +56,20 @@ def initialize(
       timeout: how long to wait for the others, seconds; then this process leaves.
 
     Raises:
-      ValueError: if only some are given, or they do not fit.
+      Mistake: if only some are given, or they do not fit.
     """
     given = (coordinator, count, index)
     if any(v is not None for v in given):
         if any(v is None for v in given):
-            raise ValueError(
+            raise Mistake(
                 "--coordinator_address, --num_processes and --process_id go together; "
                 f"got {coordinator}, {count}, {index}."
             )
         assert coordinator is not None and count is not None and index is not None
         if not coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"--coordinator_address={coordinator} must read HOST:PORT.")
+            raise Mistake(f"--coordinator_address={coordinator} must read HOST:PORT.")
         if not 0 <= index < count:
-            raise ValueError(f"--process_id={index} must be in 0..{count - 1} (--num_processes).")
+            raise Mistake(f"--process_id={index} must be in 0..{count - 1} (--num_processes).")
         if count == 1:
             return
         arguments: dict[str, Any] = {
@@ -99,7 +100,7 @@ def _join(arguments: dict[str, Any], timeout: int, who: str) -> None:
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=timeout + 60)
     except ValueError as error:
-        raise ValueError(
+        raise Mistake(
             f"the other processes of this launcher cannot be found ({error}); give "
             "--coordinator_address, --num_processes and --process_id."
         ) from None
@@ -208,7 +209,7 @@ def agreed() -> Iterator[None]:
     problem = None
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (Mistake, OSError) as error:
         problem = str(error)
     found = [text for text in gather(problem) if text is not None]
     if found:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from wlsrl_jax.files import Mistake
+
 SCHEMES = ("none", "inverse", "sqrt_inverse", "effective_number")
 
 
@@ -41,7 +43,7 @@ def class_weights(
       float32 ``[C]`` with :math:`\sum_c n_c w_c = N`.
 
     Raises:
-      ValueError: for an unknown scheme, a negative count, no example at all, ``beta``
+      Mistake: for an unknown scheme, a negative count, no example at all, ``beta``
         outside [0, 1), or (unless ``allow_missing``) a class without examples, named.
 
     Examples:
@@ -54,21 +56,21 @@ def class_weights(
     prefix = f"Task {task}: " if task else ""
     n = np.asarray(counts, np.float64)
     if n.ndim != 1 or n.size == 0 or not np.isfinite(n).all() or (n < 0).any():
-        raise ValueError(f"{prefix}class counts must be a list of numbers >= 0, got {counts}.")
+        raise Mistake(f"{prefix}class counts must be a list of numbers >= 0, got {counts}.")
     if scheme not in SCHEMES:
-        raise ValueError(
+        raise Mistake(
             f"{prefix}class weight scheme {scheme!r} is unknown; choose one of "
             f"{', '.join(SCHEMES)}."
         )
     if not 0.0 <= beta < 1.0:
-        raise ValueError(f"{prefix}beta={beta} must be in [0, 1).")
+        raise Mistake(f"{prefix}beta={beta} must be in [0, 1).")
     present = n > 0
     names = class_names if class_names is not None else [str(k) for k in range(n.size)]
     missing = [name for name, there in zip(names, present, strict=True) if not there]
     if not present.any():
-        raise ValueError(f"{prefix}the training split has no labelled example.")
+        raise Mistake(f"{prefix}the training split has no labelled example.")
     if missing and not allow_missing:
-        raise ValueError(
+        raise Mistake(
             f"{prefix}no training example of class {', '.join(missing)}. Add examples, or set "
             "config.allow_missing_classes=True to train without."
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wlsrl_jax.runs.workdir import keep_lines
+from wlsrl_jax.files import keep_lines
 from wlsrl_jax.runtime import processes
 
 _PATTERN = "example_ids*.jsonl"

@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from wlsrl_jax.runs.workdir import keep_lines
+from wlsrl_jax.files import keep_lines
 from wlsrl_jax.runtime.processes import is_primary
 
 PHANTOM_NOTE = "PHANTOM DATA: a rehearsal of the pipeline, not evidence about patients"

@@ -22,10 +22,11 @@ from wlsrl_jax.data.dataset import class_table
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.statistics import write_statistics
 from wlsrl_jax.evaluate.summary import print_results, results_document
+from wlsrl_jax.files import Mistake, read_json, write_json
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs import shipped as pretrained
-from wlsrl_jax.runs.workdir import check_config, held, read_json, write_json
+from wlsrl_jax.runs.workdir import check_config, held
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
@@ -54,11 +55,11 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
 
     Raises:
       PreemptedError: after saving, if ``stop`` was asked for.
-      ValueError: for a wrong config or a workdir of another run.
+      Mistake: for a wrong config or a workdir of another run.
     """
     check_fields(config)
     if pretrained.is_named(workdir):
-        raise ValueError(
+        raise Mistake(
             f"--workdir={workdir} comes with the package and is not trained on; name a workdir of "
             f"your own, and start from its weights with --config.init_from={workdir}."
         )
@@ -117,7 +118,7 @@ def _check_data(run: Run, workdir: Path) -> None:
     """A run must end on the data that it was started on."""
     path = workdir / "data.json"
     if path.exists() and read_json(path)["fingerprint"] != run.dataset.fingerprint:
-        raise ValueError(
+        raise Mistake(
             f"{workdir} was started on another version of {run.dataset.name}: the manifest has "
             "changed since. Restore that data, or start anew in another --workdir."
         )
@@ -126,8 +127,8 @@ def _check_data(run: Run, workdir: Path) -> None:
 def _read_source(source: str) -> dict[str, Any]:
     try:
         return checkpoint.read_weights(Path(source))
-    except ValueError as error:
-        raise ValueError(f"config.init_from={source}: {error}") from None
+    except Mistake as error:
+        raise Mistake(f"config.init_from={source}: {error}") from None
 
 
 def _describe_run(run: Run, workdir: Path) -> None:
@@ -312,7 +313,7 @@ def _take_over(state: steps.TrainState, weights: dict[str, Any], source: str) ->
     params, fresh = checkpoint.transfer(state.params, weights["params"])
     stats, fresh_stats = checkpoint.transfer(state.batch_stats, weights["batch_stats"])
     if len(fresh) == len(jax.tree.leaves(params)):
-        raise ValueError(
+        raise Mistake(
             f"config.init_from={source}: no parameter has a name and shape of this "
             "model; check config.model."
         )
@@ -335,7 +336,7 @@ def _mean(window: list[_Done], on_nan: str, manager: Any) -> dict[str, float]:
     """Mean metrics of steps, skipped ones left out.
 
     Raises:
-      ValueError: for a loss or gradient that is not finite, unless such steps are skipped; names
+      Mistake: for a loss or gradient that is not finite, unless such steps are skipped; names
         the step, the examples and the last checkpoint.
     """
     fetched = jax.device_get([done.metrics for done in window])
@@ -348,7 +349,7 @@ def _mean(window: list[_Done], on_nan: str, manager: Any) -> dict[str, float]:
         ids = [name for part in processes.gather(done.ids.tolist()) for name in part]
         checkpoint.wait(manager)
         last = checkpoint.last_step(manager)
-        raise ValueError(
+        raise Mistake(
             f"step {done.step}: the loss is {metrics['loss']}, the gradient's norm "
             f"{metrics['gradient_norm']}. The batch: {', '.join(ids)}. The last good checkpoint "
             f"is {'none' if last is None else f'{manager.directory}/{last}'}. Lower "
@@ -397,7 +398,7 @@ def _finish(
     try:
         selected = checkpoint.restore_state(manager, best["step"], shapes, run.mesh).state
     except checkpoint.DamagedError as error:
-        raise ValueError(
+        raise Mistake(
             f"{manager.directory}/{best['step']}, the selected checkpoint, cannot be read. "
             f"Delete the checkpoints from {best['step']} on; the same command makes them anew."
         ) from error

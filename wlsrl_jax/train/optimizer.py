@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import optax
 
+from wlsrl_jax.files import Mistake
+
 OPTIMIZERS = ("adamw", "sgd")
 
 
@@ -37,10 +39,10 @@ def learning_rate_schedule(
       A map from step to learning rate.
 
     Raises:
-      ValueError: if the warm-up is as long as the run.
+      Mistake: if the warm-up is as long as the run.
     """
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
+        raise Mistake(
             f"config.optimizer.warmup_epochs gives {warmup_steps} warm-up steps, but the run "
             f"has {total_steps} steps; shorten the warm-up or raise config.num_epochs."
         )
@@ -73,7 +75,7 @@ def make_optimizer(
       An optax transformation.
 
     Raises:
-      ValueError: for an unknown name.
+      Mistake: for an unknown name.
     """
     if name == "adamw":
         rule = optax.adamw(schedule, b1=momentum, b2=b2, weight_decay=weight_decay, mask=decay_mask)
@@ -84,7 +86,7 @@ def make_optimizer(
             optax.scale_by_learning_rate(schedule),
         )
     else:
-        raise ValueError(
+        raise Mistake(
             f"config.optimizer.name={name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
         )
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule

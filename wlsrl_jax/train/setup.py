@@ -15,6 +15,7 @@ from wlsrl_jax.data.augment import Augmentation
 from wlsrl_jax.data.dataset import Dataset, load_dataset
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.sampling import epoch_labels
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import LOSSES, make_loss
 from wlsrl_jax.models.by_name import Network, make_network
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
@@ -97,12 +98,12 @@ def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:
     """The network of a config with one head a task.
 
     Raises:
-      ValueError: names the field of ``config.model`` that is wrong.
+      Mistake: names the field of ``config.model`` that is wrong.
     """
     fields = dict(config.model)
     dtype = fields.pop("dtype")
     if dtype not in DTYPES:
-        raise ValueError(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
+        raise Mistake(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
     heads = {task.name: task.num_classes for task in tasks}
     return make_network(heads=heads, dtype=DTYPES[dtype], **fields)
 
@@ -121,7 +122,7 @@ def build_losses(
       (task -> reduced loss, task -> class weights).
 
     Raises:
-      ValueError: for a wrong field, or a class without examples.
+      Mistake: for a wrong field, or a class without examples.
     """
     losses, weights = {}, {}
     for task in tasks:
@@ -144,7 +145,7 @@ def build_losses(
                 **{p: config.loss[p] for p in known},
             )
         except ValueError as error:
-            raise ValueError(f"config.loss, task {task.name}: {error}") from None
+            raise Mistake(f"config.loss, task {task.name}: {error}") from None
     return losses, {name: w.tolist() for name, w in weights.items()}
 
 
@@ -152,30 +153,30 @@ def build_run(config: Any) -> Run:
     """Resolves a config.
 
     Raises:
-      ValueError: names the field that is wrong.
-      FileNotFoundError: if the data set is not prepared.
+      Mistake: names the field that is wrong.
+      Mistake: if the data set is not prepared.
     """
     mesh = make_mesh(config.mesh.fsdp)
     check_batch_size("config.batch_size", config.batch_size, mesh)
     check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     parts = config.optimizer.accumulation
     if parts < 1 or config.batch_size % (parts * mesh.size):
-        raise ValueError(
+        raise Mistake(
             f"config.optimizer.accumulation={parts} must divide the {config.batch_size} rows "
             f"of a batch into multiples of the {mesh.size} devices."
         )
     if config.data.height < 16 or config.data.width < 16:
-        raise ValueError("config.data.height and .width must be at least 16 pixels.")
+        raise Mistake("config.data.height and .width must be at least 16 pixels.")
     dataset = load_dataset(config.data, config.modality)
     lacking = [name for name in SPLITS if not len(dataset.splits.get(name, ()))]
     if lacking:
-        raise ValueError(
+        raise Mistake(
             f"{dataset.name} was prepared without a {' and a '.join(lacking)} split: too few "
             "patients. Prepare it again with more."
         )
     tasks = make_tasks(dataset.modality, dataset.classes, dataset.normal)
     if not any(config.task_weights.values()):
-        raise ValueError("config.task_weights: one task at least needs a weight > 0.")
+        raise Mistake("config.task_weights: one task at least needs a weight > 0.")
     labels = dataset.splits["train"].labels()
     # Weights from what is seen: what sampling has evened out is not evened out twice.
     seen = epoch_labels(labels, config.data.sampling)

@@ -25,19 +25,20 @@ from wlsrl_jax.data.images.pixels import (
     STEPS,
     apply_steps,
     ben_graham,
-    check_steps,
     clahe,
     field_mask,
     flatten,
     rpe_curve,
     white_borders,
 )
+from wlsrl_jax.data.images.steps import check_steps
 from wlsrl_jax.data.phantoms import source as phantom
-from wlsrl_jax.data.prepare.__main__ import PrepareError, main, prepare
+from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.prepare.steps_sheet import main as sheet_main
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.evaluate import external
 from wlsrl_jax.export.__main__ import export_run
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import load_trained
@@ -258,7 +259,7 @@ def test_prepare_records_the_steps_and_depends_on_nothing_else(tmp_path):
     np.testing.assert_array_equal(example["image"][..., 0], want)
     # Other steps are another preparation; the same ones in another order too.
     for steps in ((), OCT_STEPS[::-1]):
-        with pytest.raises(PrepareError, match="with other settings; --overwrite"):
+        with pytest.raises(Mistake, match="with other settings; --overwrite"):
             prepared("octdl", source, tmp_path / "one", preprocess=steps)
     prepared("octdl", source, tmp_path / "one", preprocess=OCT_STEPS)  # nothing to do
 

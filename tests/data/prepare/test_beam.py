@@ -9,8 +9,9 @@ from rich.console import Console
 from tests import sources
 from wlsrl_jax.data.prepare import beam_map
 from wlsrl_jax.data.prepare import write as write_prepared
-from wlsrl_jax.data.prepare.__main__ import PrepareError, main, prepare
+from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.prepared import load_prepared
+from wlsrl_jax.files import Mistake
 
 NEEDED = "Apache Beam (extra 'beam') is not installed"
 
@@ -58,7 +59,7 @@ def test_bad_files_are_all_named_as_without_a_runner(source, tmp_path):
     (source / "RVO" / "rvo_003.jpg").write_bytes(b"left eye, see letter")
     messages = []
     for runner in ("", "DirectRunner"):
-        with pytest.raises(PrepareError) as caught:
+        with pytest.raises(Mistake) as caught:
             run("octdl", source, tmp_path / "data", beam_runner=runner)
         messages.append(str(caught.value))
     assert messages[0] == messages[1] and "RVO/rvo_003.jpg: not an image" in messages[1]
@@ -82,7 +83,7 @@ def refused(*_):
 def test_an_error_on_a_worker_names_the_file(presize, message, source, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam", reason=NEEDED)
     monkeypatch.setattr(write_prepared, "presize", presize)
-    with pytest.raises(PrepareError, match=message):
+    with pytest.raises(Mistake, match=message):
         run("octdl", source, tmp_path / "data", beam_runner="DirectRunner")
     assert not any((tmp_path / "data").iterdir())
 
@@ -121,7 +122,7 @@ def test_without_beam_the_extra_is_named(source, tmp_path, capsys, monkeypatch):
 def test_a_folder_that_workers_do_not_see_is_told(missing, said, source, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam", reason=NEEDED)
     monkeypatch.setattr(beam_map, f"_{missing}", lambda staging, part: elsewhere(staging, missing))
-    with pytest.raises(PrepareError, match=rf"(?s){said}.*file system that every worker sees"):
+    with pytest.raises(Mistake, match=rf"(?s){said}.*file system that every worker sees"):
         run("octdl", source, tmp_path / "data", beam_runner="DirectRunner")
 
 

@@ -27,8 +27,9 @@ from tests.tiny import ROOT
 from wlsrl_jax.data.images.decode import presize
 from wlsrl_jax.data.phantoms import source as phantom
 from wlsrl_jax.data.prepare import write as write_prepared
-from wlsrl_jax.data.prepare.__main__ import PrepareError, main, prepare
+from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.prepared import load_prepared
+from wlsrl_jax.files import Mistake
 
 SIZE = (32, 40)
 
@@ -135,7 +136,7 @@ def test_a_split_in_several_files_is_read_in_order(source, octdl, tmp_path, monk
 
 def test_another_preparation_needs_overwrite(source, octdl, tmp_path):
     data = shutil.copytree(octdl[0] / "data", tmp_path / "data")
-    with pytest.raises(PrepareError, match="--overwrite"):
+    with pytest.raises(Mistake, match="--overwrite"):
         run("octdl", source, data, seed=5)
     manifest, _ = run("octdl", source, data, seed=5, overwrite=True)
     assert manifest["settings"]["seed"] == 5
@@ -168,7 +169,7 @@ def test_killed_preparation_can_be_started_again(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     if not (tmp_path / "data" / "octdl").exists():  # else it was quicker than we
-        with pytest.raises(FileNotFoundError, match="not prepared"):
+        with pytest.raises(Mistake, match="not prepared"):
             load_prepared("octdl", str(tmp_path / "data"))
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert len(load_prepared("octdl", str(tmp_path / "data")).splits["train"]) > 0
@@ -208,7 +209,7 @@ def test_bad_files_are_all_named_and_fail_the_command(case, source, tmp_path):
     data, reason = BAD_FILES[case]
     for name in ("AMD/amd_001.jpg", "RVO/rvo_003.jpg"):
         (source / name).write_bytes(data)
-    with pytest.raises(PrepareError) as caught:
+    with pytest.raises(Mistake) as caught:
         run("octdl", source, tmp_path / "data")
     message = str(caught.value)
     assert message.startswith("2 files or rows cannot be used")
@@ -276,7 +277,7 @@ TABLES = {
 def test_wrong_tables(case, source, tmp_path):
     change, message = TABLES[case]
     edit_table(source, change)
-    with pytest.raises(PrepareError) as caught:
+    with pytest.raises(Mistake) as caught:
         run("octdl", source, tmp_path / "data")
     assert message in str(caught.value)
 
@@ -297,7 +298,7 @@ def test_grades_out_of_range(text, reason, tmp_path):
     source = sources.eyepacs(tmp_path / "source")
     path = source / "trainLabels.csv"
     path.write_text(path.read_text().replace("0_left,0", f"0_left,{text}", 1))
-    with pytest.raises(PrepareError) as caught:
+    with pytest.raises(Mistake) as caught:
         run("eyepacs", source, tmp_path / "data")
     assert "train/0_left.jpeg (trainLabels.csv line 2): label" in str(caught.value)
     assert reason in str(caught.value)
@@ -305,12 +306,12 @@ def test_grades_out_of_range(text, reason, tmp_path):
 
 def test_duplicate_ids(source, tmp_path):
     shutil.copy(source / "AMD" / "amd_000.jpg", source / "DME" / "amd_000.jpg")
-    with pytest.raises(PrepareError, match=r"DME/amd_000\.jpg: the same name as AMD/amd_000\.jpg"):
+    with pytest.raises(Mistake, match=r"DME/amd_000\.jpg: the same name as AMD/amd_000\.jpg"):
         run("octdl", source, tmp_path / "data")
     folder = sources.aptos2019(tmp_path / "aptos")
     first = sorted((folder / "train_images").iterdir())[0]
     shutil.copy(first, first.with_suffix(".jpg"))
-    with pytest.raises(PrepareError, match=f"the same name as train_images/{first.stem}"):
+    with pytest.raises(Mistake, match=f"the same name as train_images/{first.stem}"):
         run("aptos2019", folder, tmp_path / "data")
 
 
@@ -319,33 +320,33 @@ def test_names_that_hide_the_patient(tmp_path):
     (folder / "train" / "0_left.jpeg").rename(folder / "train" / "scan.jpeg")
     edited = (folder / "trainLabels.csv").read_text().replace("0_left,0", "scan,0", 1)
     (folder / "trainLabels.csv").write_text(edited)
-    with pytest.raises(PrepareError, match=r"train/scan\.jpeg .*PATIENT_left or PATIENT_right"):
+    with pytest.raises(Mistake, match=r"train/scan\.jpeg .*PATIENT_left or PATIENT_right"):
         run("eyepacs", folder, tmp_path / "data")
     folder = sources.oct2017(tmp_path / "source")
     (folder / "train/CNV/CNV-0-0.jpeg").rename(folder / "train/CNV/scan1.jpeg")
     (folder / "train/DME/DME-1000-6.jpeg").rename(folder / "train/DME/CNV-1000-6.jpeg")
-    with pytest.raises(PrepareError) as caught:
+    with pytest.raises(Mistake) as caught:
         run("oct2017", folder, tmp_path / "data")
     assert "train/CNV/scan1.jpeg: the name is not CLASS-PATIENT-NUMBER" in str(caught.value)
     assert "train/DME/CNV-1000-6.jpeg: the name says CNV, the folder DME" in str(caught.value)
 
 
 def test_wrong_folders(source, tmp_path):
-    with pytest.raises(PrepareError, match="none is not a directory"):
+    with pytest.raises(Mistake, match="none is not a directory"):
         run("octdl", tmp_path / "none", tmp_path / "data")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PrepareError, match="is empty; unpack"):
+    with pytest.raises(Mistake, match="is empty; unpack"):
         run("octdl", tmp_path / "empty", tmp_path / "data")
-    with pytest.raises(PrepareError, match=r"trainLabels.csv is missing"):
+    with pytest.raises(Mistake, match=r"trainLabels.csv is missing"):
         run("eyepacs", source, tmp_path / "data")
     for file in (source / "ERM").iterdir():
         file.unlink()
-    with pytest.raises(PrepareError, match="ERM has no image"):
+    with pytest.raises(Mistake, match="ERM has no image"):
         run("octdl", source, tmp_path / "data")
     (source / "ERM").rmdir()
-    with pytest.raises(PrepareError, match="ERM is missing"):
+    with pytest.raises(Mistake, match="ERM is missing"):
         run("octdl", source, tmp_path / "data")
-    with pytest.raises(PrepareError, match="aptos2019, .*eyepacs, .*oct2017, .*octdl"):
+    with pytest.raises(Mistake, match="aptos2019, .*eyepacs, .*oct2017, .*octdl"):
         run("mnist", source, tmp_path / "data")
 
 
@@ -354,7 +355,7 @@ def test_a_stray_file_is_a_problem_and_a_hidden_one_is_not(source, tmp_path):
     (source / "AMD" / "Thumbs.db").write_bytes(b"x")
     run("octdl", source, tmp_path / "data")
     (source / "AMD" / "notes.docx").write_bytes(b"x")
-    with pytest.raises(PrepareError, match=r"AMD/notes\.docx: not an image file"):
+    with pytest.raises(Mistake, match=r"AMD/notes\.docx: not an image file"):
         run("octdl", source, tmp_path / "data", overwrite=True)
 
 
@@ -364,7 +365,7 @@ def test_a_class_with_too_few_patients_is_an_error_that_names_it(source, tmp_pat
 
     edit_table(source, one_patient)
     edit_table(source, lambda rows: [["file_name", "disease", "patient_id", "eye"], *rows[1:]])
-    with pytest.raises(PrepareError, match="class VID is missing in"):
+    with pytest.raises(Mistake, match="class VID is missing in"):
         run("octdl", source, tmp_path / "data")
     manifest, _ = run("octdl", source, tmp_path / "data", allow_missing_classes=True)
     assert len(manifest["audit"]["missing_classes"]["VID"]) == 2
@@ -396,7 +397,7 @@ def test_growth_keeps_known_images_where_they_were(source, octdl, tmp_path):
     assert len(split) == len(manifest["images"]) + 20
     new = [split[r[0]] for r in rows]
     assert {"train", "validation", "test"} == set(new)
-    with pytest.raises(PrepareError, match="neither a manifest.json nor a CSV"):
+    with pytest.raises(Mistake, match="neither a manifest.json nor a CSV"):
         run("octdl", source, tmp_path / "other", split_file=str(source / "OCTDL_labels.csv"))
 
 
@@ -430,9 +431,9 @@ def test_official_split_is_kept_and_audited(tmp_path):
     assert {i["id"]: i["split"] for i in again["images"]} == {
         i["id"]: i["split"] for i in manifest["images"]}  # fmt: skip
     two = tmp_path / "grouped" / "oct2017" / "1.0.0" / "manifest.json"
-    with pytest.raises(PrepareError, match="disagree on the test set"):
+    with pytest.raises(Mistake, match="disagree on the test set"):
         run("oct2017", folder, tmp_path / "x", split="official", split_file=str(two))
-    with pytest.raises(PrepareError, match="no official split"):
+    with pytest.raises(Mistake, match="no official split"):
         run("octdl", sources.octdl(tmp_path / "octdl"), tmp_path / "data", split="official")
 
 
@@ -552,11 +553,11 @@ def test_repeats_are_other_divisions(source, tmp_path):
     assert len(set(columns)) == 3
     plain, _ = run("octdl", source, tmp_path / "plain")
     assert tuple(i["split"] for i in plain["images"]) == columns[0]
-    with pytest.raises(PrepareError, match="--folds and --repeats"):
+    with pytest.raises(Mistake, match="--folds and --repeats"):
         run("octdl", source, tmp_path / "x", folds=3, repeats=2)
-    with pytest.raises(PrepareError, match="--folds must be 2 or more"):
+    with pytest.raises(Mistake, match="--folds must be 2 or more"):
         run("octdl", source, tmp_path / "x", folds=1)
-    with pytest.raises(PrepareError, match="fold .: class .* is missing in"):
+    with pytest.raises(Mistake, match="fold .: class .* is missing in"):
         run("octdl", source, tmp_path / "x", folds=10)
 
 
@@ -569,7 +570,7 @@ def test_a_published_split_file_is_followed(source, tmp_path):
     assert [[i[k] for k in keep] for i in again["images"]] == [
         [i[k] for k in keep] for i in manifest["images"]
     ]
-    with pytest.raises(PrepareError, match="has 3 folds"):
+    with pytest.raises(Mistake, match="has 3 folds"):
         run("octdl", source, tmp_path / "x", folds=4, split_file=str(published))
     table = published.read_text() + "gone_1,train,train,train,test\n"
     (tmp_path / "more.csv").write_text(table)

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from tests import sources
 from tests.tiny import load_config
-from wlsrl_jax.data.prepare.__main__ import PrepareError, prepare
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.data.published import all_specs, get_spec, layout
 from wlsrl_jax.data.published.common import Problem, Record, count_notes, read_table, read_xlsx
 from wlsrl_jax.data.published.opening import open_dataset
+from wlsrl_jax.files import Mistake
 
 
 def scan(name, source, scratch):
@@ -237,7 +238,7 @@ WRONG = {
 @pytest.mark.parametrize("name", sorted(all_specs()))
 def test_wrong_layouts_say_what_is_missing(name, tmp_path):
     sources.write(tmp_path / "source" / "pictures" / "a.jpg", sources.picture(0))
-    with pytest.raises(PrepareError, match=WRONG[name]) as caught:
+    with pytest.raises(Mistake, match=WRONG[name]) as caught:
         run(name, tmp_path / "source", tmp_path / "data")
     if "mnist" not in name:
         assert f"({name}: Reads " in str(caught.value)  # the layout that is expected
@@ -247,7 +248,7 @@ def test_wrong_layouts_say_what_is_missing(name, tmp_path):
 def spoil(name, published, tmp_path, change):
     folder = shutil.copytree(published[name], tmp_path / name)
     change(folder)
-    with pytest.raises(PrepareError) as caught:
+    with pytest.raises(Mistake) as caught:
         run(name, folder, tmp_path / "data", allow_missing_classes=True)
     return str(caught.value)
 
@@ -376,11 +377,11 @@ def test_hostile_and_damaged_medmnist_files(published, tmp_path, monkeypatch):
     }
     for arrays in cases.values():
         np.savez(tmp_path / "octmnist.npz", **arrays)
-        with pytest.raises(PrepareError, match="is not a MedMNIST file, or damaged"):
+        with pytest.raises(Mistake, match="is not a MedMNIST file, or damaged"):
             run("octmnist", tmp_path / "octmnist.npz", tmp_path / "data")
     whole = (published["octmnist"] / "octmnist.npz").read_bytes()
     (tmp_path / "octmnist.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PrepareError, match="is not a MedMNIST file, or damaged"):
+    with pytest.raises(Mistake, match="is not a MedMNIST file, or damaged"):
         run("octmnist", tmp_path, tmp_path / "data")
     assert not (tmp_path / "unpickled").exists()
     assert not list((tmp_path / "data").glob(".*"))

@@ -12,8 +12,9 @@ from rich.console import Console
 from tests import sources
 from tests.tiny import load_config, run, tiny_config
 from wlsrl_jax.data.dataset import load_dataset
-from wlsrl_jax.data.prepare.__main__ import PrepareError, main, prepare
+from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.published.folder import FolderOptions, _Index
+from wlsrl_jax.files import Mistake
 
 CLASSES = ("drusen", "healthy")
 
@@ -59,7 +60,7 @@ def make(source, data_dir, options=None, **flags):
 
 
 def fails(source, data_dir, match, options=None, **flags):
-    with pytest.raises(PrepareError, match=match) as caught:
+    with pytest.raises(Mistake, match=match) as caught:
         make(source, data_dir, options, **flags)
     return str(caught.value)
 
@@ -250,13 +251,13 @@ def test_the_command_line_then_training(tmp_path, capsys):
 def test_a_name_that_is_not_prepared_says_what_is(tmp_path):
     make(class_folders(tmp_path / "s"), tmp_path, {"name": "clinic"})
     config = tiny_config(data__dataset="clinik", data__data_dir=str(tmp_path))
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(Mistake) as caught:
         load_dataset(config.data, "oct")
     text = str(caught.value)
     assert "Did you mean clinic?" in text and "Prepared there: clinic." in text
     assert "--dataset=folder --name=clinik" in text
     config = tiny_config(data__dataset="octid", data__data_dir=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="--dataset=octid .*the original: https://boreal"):
+    with pytest.raises(Mistake, match="--dataset=octid .*the original: https://boreal"):
         load_dataset(config.data, "oct")
     with pytest.raises(ValueError, match="has no data set 'No Name'"):
         load_config("oct", "No Name")

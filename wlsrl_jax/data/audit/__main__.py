@@ -23,7 +23,7 @@ from wlsrl_jax.data.prepare.inspect import collect, ordered_map
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
-from wlsrl_jax.runs.workdir import write_json, write_whole
+from wlsrl_jax.files import Mistake, write_json, write_whole
 
 PAGE, DOCUMENT = "audit.html", "audit.json"
 
@@ -49,11 +49,11 @@ def audit_folder(
       (document, page as HTML).
 
     Raises:
-      ValueError: if the folder is not of the published layout, or has no usable image.
+      Mistake: if the folder is not of the published layout, or has no usable image.
     """
     images, problems = collect(spec, source, functools.partial(ordered_map, workers=workers))
     if not images:
-        raise ValueError(f"--source={source} holds no usable image.")
+        raise Mistake(f"--source={source} holds no usable image.")
     pairs = find_pairs(images, spec.modality, workers)
     found = audit(images, pairs, spec.modality)
     sets = identical_sets(images)
@@ -94,12 +94,12 @@ def run(
       The document.
 
     Raises:
-      ValueError: with the reason.
+      Mistake: with the reason.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output={output} cannot be made ({error.strerror}).") from None
+        raise Mistake(f"--output={output} cannot be made ({error.strerror}).") from None
     with (
         tempfile.TemporaryDirectory(dir=output, prefix=".unpacked") as scratch,
         open_dataset(name, source, Path(scratch) / "source", options) as (spec, folder),

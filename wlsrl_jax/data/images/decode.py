@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.pixels import apply_steps
+from wlsrl_jax.files import Mistake
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 MIN_SIDE = 16
@@ -24,7 +25,7 @@ DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 
 
-class BadImageError(ValueError):
+class BadImageError(Mistake):
     """An image file that cannot be used; the message is the reason, without the name."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wlsrl_jax.data.images.decode import BadImageError, is_image_name
 from wlsrl_jax.data.images.dicom import count_frames, is_dicom
+from wlsrl_jax.files import Mistake
 
 COLUMN = "path"  # of a CSV list
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, no UTF-8
@@ -74,7 +75,7 @@ def find_images(paths: Sequence[str]) -> ImageList:
       The images; those that are known to be unusable carry the problem.
 
     Raises:
-      ValueError: for an argument that names nothing, a list without the column, or a path that
+      Mistake: for an argument that names nothing, a list without the column, or a path that
         leaves the list's folder, naming it.
     """
     items: dict[str, Item] = {}
@@ -84,7 +85,7 @@ def find_images(paths: Sequence[str]) -> ImageList:
         if path.is_dir():
             found, others = _walk(path)
             if not found:
-                raise ValueError(f"{argument} holds no image ({others} other files).")
+                raise Mistake(f"{argument} holds no image ({others} other files).")
             ignored += others
         elif path.exists():
             found = _listed(path) if path.suffix.lower() == ".csv" else [Item(argument)]
@@ -100,7 +101,7 @@ def _expand(pattern: str) -> list[Item]:
     found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
     files = [p for p in found if os.path.isfile(p)]
     if not files:
-        raise ValueError(f"{pattern} is no file or folder" + (
+        raise Mistake(f"{pattern} is no file or folder" + (
             " and matches none." if glob.has_magic(pattern) else "."
         ))  # fmt: skip
     return [Item(p) for p in files]
@@ -138,20 +139,20 @@ def _listed(table: Path) -> list[Item]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if COLUMN not in (reader.fieldnames or ()):
-                raise ValueError(f"{table} has no column {COLUMN!r}.")
+                raise Mistake(f"{table} has no column {COLUMN!r}.")
             for row in reader:
                 text = (row[COLUMN] or "").strip()
                 where = f"{table} line {reader.line_num}"
                 if not text:
-                    raise ValueError(f"{where}: the {COLUMN} is empty.")
+                    raise Mistake(f"{where}: the {COLUMN} is empty.")
                 path = Path(text) if os.path.isabs(text) else folder / text
                 if not os.path.isabs(text) and not path.resolve().is_relative_to(root):
-                    raise ValueError(f"{where}: {text} leaves {folder}; give its absolute path.")
+                    raise Mistake(f"{where}: {text} leaves {folder}; give its absolute path.")
                 items.append(Item(str(path)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} cannot be read as a CSV file in UTF-8 ({error}).") from None
+        raise Mistake(f"{table} cannot be read as a CSV file in UTF-8 ({error}).") from None
     if not items:
-        raise ValueError(f"{table} lists no image.")
+        raise Mistake(f"{table} lists no image.")
     return items
 
 

@@ -279,40 +279,6 @@ STEPS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
 """Name -> (function of an image, the modalities that it is for)."""
 
 
-def parse_steps(text: str) -> tuple[str, ...]:
-    """Parses "NAME,NAME"."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def check_steps(steps: Sequence[str], modality: str) -> tuple[str, ...]:
-    """Checks names of steps.
-
-    Args:
-      steps: in the order in which they are to be applied.
-      modality: "oct" or "fundus".
-
-    Returns:
-      The steps.
-
-    Raises:
-      ValueError: naming ``--preprocess``, for a step that is unknown, of the other modality, or
-        named twice.
-    """
-    usable = ", ".join(name for name, (_, kinds) in STEPS.items() if modality in kinds)
-    for name in steps:
-        if name not in STEPS:
-            raise ValueError(
-                f"--preprocess: {name!r} is no step; those for {modality} images are {usable}."
-            )
-        if modality not in STEPS[name][1]:
-            raise ValueError(
-                f"--preprocess: {name} is not for {modality} images; those are {usable}."
-            )
-    if len(set(steps)) < len(steps):
-        raise ValueError(f"--preprocess={','.join(steps)} names a step twice.")
-    return tuple(steps)
-
-
 def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int) -> np.ndarray:
     """Applies steps to an image that will be resized to ``height`` x ``width`` after them.
 
@@ -337,11 +303,6 @@ def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int
     for name in steps:
         image = STEPS[name][0](image)
     return image
-
-
-def describe(steps: Sequence[str]) -> str:
-    """Names steps in a sentence: "white_borders, flatten", or "none"."""
-    return ", ".join(steps) or "none"
 
 
 if __name__ == "__main__":

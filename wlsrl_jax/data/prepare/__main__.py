@@ -20,7 +20,8 @@ from rich.table import Table
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
-from wlsrl_jax.data.images.pixels import STEPS, check_steps, parse_steps
+from wlsrl_jax.data.images.pixels import STEPS
+from wlsrl_jax.data.images.steps import check_steps, parse_steps
 from wlsrl_jax.data.prepare.divide import Division, divide
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.prepare.inspect import Mapper, SourceImage, collect, ordered_map, refuse_bad
@@ -30,12 +31,9 @@ from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.published.common import DatasetSpec, count_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
+from wlsrl_jax.files import Mistake
 
 NEAR_DUPLICATES = ("group", "report", "off")
-
-
-class PrepareError(ValueError):
-    """The source cannot be prepared; the message says what to do."""
 
 
 def prepare(
@@ -64,28 +62,21 @@ def prepare(
       Path of the manifest.
 
     Raises:
-      PrepareError: with every problem listed.
+      Mistake: with every problem listed.
     """
     target = dataset_dir(options.name if options else name, data_dir).absolute()
     scratch = target.parent.parent / f".{target.parent.name}.unpacked"
     staging = target.parent.parent / f".{target.parent.name}.beam"
     if beam_options and not beam_runner:
-        raise PrepareError("--beam_options are those of a runner: give --beam_runner as well.")
-    try:
-        with contextlib.ExitStack() as stack:
-            if beam_runner:
-                from wlsrl_jax.data.prepare.beam_map import beam_mapper  # needs optional packages
+        raise Mistake("--beam_options are those of a runner: give --beam_runner as well.")
+    with contextlib.ExitStack() as stack:
+        if beam_runner:
+            from wlsrl_jax.data.prepare.beam_map import beam_mapper  # needs optional packages
 
-                flags["mapper"] = stack.enter_context(
-                    beam_mapper(beam_runner, beam_options, staging)
-                )
-                source = source.absolute()  # workers may run in another directory
-            spec, folder = stack.enter_context(open_dataset(name, source, scratch, options))
-            return prepare_opened(spec, folder, data_dir, options=options, **flags)
-    except PrepareError:
-        raise
-    except ValueError as error:
-        raise PrepareError(str(error)) from None
+            flags["mapper"] = stack.enter_context(beam_mapper(beam_runner, beam_options, staging))
+            source = source.absolute()  # workers may run in another directory
+        spec, folder = stack.enter_context(open_dataset(name, source, scratch, options))
+        return prepare_opened(spec, folder, data_dir, options=options, **flags)
 
 
 def prepare_opened(
@@ -117,7 +108,7 @@ def prepare_opened(
       Path of the manifest.
 
     Raises:
-      ValueError: with every problem listed.
+      Mistake: with every problem listed.
     """
     console = console or Console()
     size = size or spec.size
@@ -143,7 +134,7 @@ def prepare_opened(
     found, problems = collect(spec, source, mapper)
     refuse_bad(problems, on_bad_file)
     if not found:
-        raise ValueError(f"--source={source} holds no usable image.")
+        raise Mistake(f"--source={source} holds no usable image.")
     notes = count_notes(spec, [i.record for i in found], problems)
     gone = absent(previous, found)
     if gone:
@@ -182,11 +173,11 @@ def prepare_opened(
 
 def _check_flags(how: Division, near_duplicates: str) -> None:
     if near_duplicates not in NEAR_DUPLICATES:
-        raise ValueError(f"--near_duplicates={near_duplicates}: use {', '.join(NEAR_DUPLICATES)}.")
+        raise Mistake(f"--near_duplicates={near_duplicates}: use {', '.join(NEAR_DUPLICATES)}.")
     if how.folds and how.repeats:
-        raise ValueError("--folds and --repeats are two ways to the same: give one of them.")
+        raise Mistake("--folds and --repeats are two ways to the same: give one of them.")
     if how.folds < 0 or how.folds == 1 or how.repeats < 0:
-        raise ValueError("--folds must be 2 or more, --repeats 1 or more; 0 for none.")
+        raise Mistake("--folds must be 2 or more, --repeats 1 or more; 0 for none.")
 
 
 def table(spec: DatasetSpec, images: Sequence[SourceImage]) -> Table:

@@ -30,6 +30,7 @@ import numpy as np
 
 from wlsrl_jax.data.audit.look import Fingerprint
 from wlsrl_jax.data.prepare.inspect import Mapper, SourceFile
+from wlsrl_jax.files import Mistake
 
 _PART = 64  # images; a few MB of results
 _SHARED = "is --data_dir on a file system that every worker sees under the same path?"
@@ -55,7 +56,7 @@ def beam_mapper(runner: str, options: str, staging: Path) -> Iterator[Mapper]:
       The mapper.
 
     Raises:
-      ValueError: naming the flag, if Beam is missing, or does not know the runner or an option.
+      Mistake: naming the flag, if Beam is missing, or does not know the runner or an option.
     """
     flags = _check(runner, options)
     try:
@@ -70,11 +71,11 @@ def _check(runner: str, options: str) -> list[str]:
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.runner import create_runner
     except ImportError:
-        raise ValueError("--beam_runner needs Apache Beam: pip install 'wlsrl_jax[beam]'") from None
+        raise Mistake("--beam_runner needs Apache Beam: pip install 'wlsrl_jax[beam]'") from None
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"--beam_runner={runner} cannot be used: {error}") from None
+        raise Mistake(f"--beam_runner={runner} cannot be used: {error}") from None
     flags = shlex.split(options)
     said = io.StringIO()
     try:
@@ -83,7 +84,7 @@ def _check(runner: str, options: str) -> list[str]:
             PipelineOptions(flags).get_all_options(retain_unknown_options=True)
     except SystemExit:
         reason = said.getvalue().strip().rpartition("error: ")[2]
-        raise ValueError(f"--beam_options={options!r}: {reason}") from None
+        raise Mistake(f"--beam_options={options!r}: {reason}") from None
     return flags
 
 
@@ -113,7 +114,7 @@ def _run(
                 | "Map" >> beam.Map(_work, function, staging)
             )
     except Exception as error:  # runners raise many kinds
-        raise ValueError(f"the job of --beam_runner={runner} failed: {error}") from error
+        raise Mistake(f"the job of --beam_runner={runner} failed: {error}") from error
     return _results(staging, len(starts))
 
 
@@ -170,7 +171,7 @@ def _work(part: int, function: Callable[[Any], Any], staging: Path) -> None:
 def _apply(function: Callable[[Any], Any], file: SourceFile) -> Any:
     try:
         return function(file)
-    except ValueError as error:
+    except Mistake as error:
         return _Refused(str(error))
     except Exception as error:  # another try may help: that is the runner's to decide
         raise RuntimeError(f"{file.path}: {type(error).__name__}: {error}") from error
@@ -182,11 +183,11 @@ def _results(staging: Path, parts: int) -> Iterator[Any]:
         try:
             results = _unpack(path.read_bytes())
         except FileNotFoundError:
-            raise ValueError(f"a worker said it wrote {path}, and it is not here: {_SHARED}") from (
+            raise Mistake(f"a worker said it wrote {path}, and it is not here: {_SHARED}") from (
                 None
             )
         path.unlink()
         for result in results:
             if isinstance(result, _Refused):
-                raise ValueError(result.message)
+                raise Mistake(result.message)
             yield result

@@ -16,6 +16,7 @@ from wlsrl_jax.data.prepare.groups import (
 )
 from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
+from wlsrl_jax.files import Mistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +90,14 @@ def _columns(
     """The main division, then those of the folds.
 
     Raises:
-      ValueError: if the earlier division has another number of folds.
+      Mistake: if the earlier division has another number of folds.
     """
     has = {len(where) - 1 for where in previous.values()}
     if len(has) > 1:
-        raise ValueError("--split_file names another number of folds for some images.")
+        raise Mistake("--split_file names another number of folds for some images.")
     known = has.pop() if has else 0
     if known and how.columns and known != how.columns:
-        raise ValueError(
-            f"--split_file has {known} folds; ask for as many with --folds or --repeats."
-        )
+        raise Mistake(f"--split_file has {known} folds; ask for as many with --folds or --repeats.")
     ids, labels = [i.record.id for i in images], [i.record.label for i in images]
     found = []
     for column in range(1 + how.columns):
@@ -129,7 +128,7 @@ def divide(
       different splits; class -> splits without it).
 
     Raises:
-      ValueError: if a split would lack a class, or the flags contradict the data.
+      Mistake: if a split would lack a class, or the flags contradict the data.
     """
     items = [Item(i.record.id, i.record.label, i.record.patient, i.sha256) for i in images]
     groups = assign_groups(items, [(p.first, p.second) for p in pairs])
@@ -158,9 +157,9 @@ def _main_split(
     if how.mode != "official":
         return column.split(how.seed, DEFAULT_FRACTIONS)
     if not any(i.record.official for i in images):
-        raise ValueError(f"{spec.name} has no official split; use --split=grouped.")
+        raise Mistake(f"{spec.name} has no official split; use --split=grouped.")
     if how.columns:
-        raise ValueError("--folds and --repeats divide anew; use them with --split=grouped.")
+        raise Mistake("--folds and --repeats divide anew; use them with --split=grouped.")
     is_test = [i.record.official == "test" for i in images]
     before = [column.previous.get(i.record.id) for i in images]
     moved = [
@@ -169,7 +168,7 @@ def _main_split(
         if split is not None and (split == "test") != test
     ]
     if moved:
-        raise ValueError(
+        raise Mistake(
             f"--split_file and --split=official disagree on the test set: {len(moved)} images, "
             f"such as {moved[0]}. Use one of them."
         )
@@ -208,7 +207,7 @@ def _check_classes(
         found = missing_classes(labels, [i.folds[k] for i in images], spec.classes)
         text += [f"  fold {k}: class {c} is missing in {', '.join(s)}" for c, s in found.items()]
     if text and not how.allow_missing_classes:
-        raise ValueError(
+        raise Mistake(
             "Not every class is in every split:\n"
             + "\n".join(text)
             + "\nAdd images of at least three patients of each class"

@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+from wlsrl_jax.files import Mistake
+
 SPLITS = ("train", "validation", "test")
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -102,10 +104,10 @@ def split_groups(
       Group -> split.
 
     Raises:
-      ValueError: if the fractions do not sum to 1.
+      Mistake: if the fractions do not sum to 1.
     """
     if abs(sum(fractions.values()) - 1.0) > 1e-9 or min(fractions.values()) < 0:
-        raise ValueError(f"split fractions must be >= 0 and sum to 1, got {dict(fractions)}.")
+        raise Mistake(f"split fractions must be >= 0 and sum to 1, got {dict(fractions)}.")
     classes: dict[str, set[int]] = collections.defaultdict(set)
     for label, group in zip(labels, groups, strict=True):
         classes[group].add(label)

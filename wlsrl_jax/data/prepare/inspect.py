@@ -19,6 +19,7 @@ from rich.progress import track
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
 from wlsrl_jax.data.images.decode import BadImageError, decode, read_file
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record
+from wlsrl_jax.files import Mistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +126,14 @@ def collect(
       (good images, problems), both sorted by name.
 
     Raises:
-      ValueError: if the folder is not of the published layout.
+      Mistake: if the folder is not of the published layout.
     """
     if not any(source.iterdir()):
-        raise ValueError(f"--source={source} is empty; unpack the download there first.")
+        raise Mistake(f"--source={source} is empty; unpack the download there first.")
     try:
         records, problems = spec.scan(source)
-    except ValueError as error:
-        raise ValueError(
+    except Mistake as error:
+        raise Mistake(
             f"{error}\n({spec.name}: {' '.join((spec.scan.__doc__ or '').split())})"
         ) from None
     records = sorted(records, key=lambda r: r.id)
@@ -156,11 +157,11 @@ def refuse_bad(problems: Sequence[Problem], on_bad_file: str) -> None:
     """Ends at files that cannot be used, unless they are to be skipped.
 
     Raises:
-      ValueError: with every one of them listed.
+      Mistake: with every one of them listed.
     """
     bad = [p for p in problems if not p.by_rule]
     if bad and on_bad_file == "fail":
-        raise ValueError(
+        raise Mistake(
             f"{len(bad)} files or rows cannot be used:\n"
             + "\n".join(f"  {p.path}: {p.reason}" for p in bad)
             + "\nCorrect them, or go on without them with --on_bad_file=skip."

@@ -11,6 +11,7 @@ from pathlib import Path
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import read_rows
+from wlsrl_jax.files import Mistake
 
 NAME = "splits.csv"
 _OTHER_NAMES = {"training": "train", "val": "validation", "valid": "validation",
@@ -50,27 +51,27 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
       Image -> (its split, its split in every fold).
 
     Raises:
-      ValueError: names the file and the line.
+      Mistake: names the file and the line.
     """
     if not path.is_file():
-        raise ValueError(f"--split_file={path} is not a file.")
+        raise Mistake(f"--split_file={path} is not a file.")
     if path.suffix.lower() == ".json":
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             return {i["id"]: (i["split"], *i.get("folds", ())) for i in manifest["images"]}
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"--split_file={path} is not a manifest ({error}).") from None
+            raise Mistake(f"--split_file={path} is not a manifest ({error}).") from None
     rows = read_rows(path)
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if not {"id", "split"} <= set(header):
-        raise ValueError(
+        raise Mistake(
             f"--split_file={path} is neither a manifest.json nor a CSV file with the columns id "
             f"and split; it has: {', '.join(header) or 'nothing'}."
         )
     folds = sum(name.startswith("fold_") for name in header)
     places = [header.index(c) for c in columns(folds) if c in header]
     if len(places) < 2 + folds:
-        raise ValueError(f"--split_file={path}: its folds are not fold_0 to fold_{folds - 1}.")
+        raise Mistake(f"--split_file={path}: its folds are not fold_0 to fold_{folds - 1}.")
     found: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
@@ -79,12 +80,12 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
         name, where = cells[0], [_OTHER_NAMES.get(c.lower(), c.lower()) for c in cells[1:]]
         unknown = [c for c in where if c not in SPLITS]
         if not name or unknown:
-            raise ValueError(
+            raise Mistake(
                 f"--split_file={path} line {number} ({name or 'no id'}): "
                 f"{unknown[0] if unknown else ''!r} is not one of {', '.join(SPLITS)}."
             )
         if name in found:
-            raise ValueError(f"--split_file={path} line {number}: a second row for {name}.")
+            raise Mistake(f"--split_file={path} line {number}: a second row for {name}.")
         found[name] = tuple(where)
     return found
 

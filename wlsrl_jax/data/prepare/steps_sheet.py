@@ -18,10 +18,9 @@ from wlsrl_jax.data.images.pixels import (
     SIDE,
     STEPS,
     apply_steps,
-    check_steps,
-    describe,
-    parse_steps,
 )
+from wlsrl_jax.data.images.steps import check_steps, describe, parse_steps
+from wlsrl_jax.files import Mistake
 
 _TITLE = 22  # pixels of a line of text
 _MARGIN = 4
@@ -31,7 +30,7 @@ def _read(item: Item, modality: str) -> np.ndarray:
     """Reads an image and crops it (fundus).
 
     Raises:
-      ValueError: naming the file, if it cannot be used.
+      Mistake: naming the file, if it cannot be used.
     """
     try:
         if item.problem:
@@ -40,7 +39,7 @@ def _read(item: Item, modality: str) -> np.ndarray:
         opened = read_frame(path, item.frame) if item.frame else open_image(read_file(path))
         pixels = to_array(opened, 1 if modality == "oct" else 3)
     except BadImageError as error:
-        raise ValueError(f"{item.name}: {error}") from None
+        raise Mistake(f"{item.name}: {error}") from None
     return crop_field(pixels) if modality == "fundus" else pixels
 
 
@@ -100,7 +99,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--width", type=int, default=320, help="of a picture, pixels")
     args = parser.parse_args(argv)
     if args.width < 16:
-        raise ValueError(f"--width={args.width} must be at least 16.")
+        raise Mistake(f"--width={args.width} must be at least 16.")
     together = check_steps(args.preprocess, args.modality)
     items = find_images(args.images).items
     named = [(Path(item.name).name, _read(item, args.modality)) for item in items]
@@ -108,7 +107,7 @@ def _main(argv: Sequence[str] | None) -> None:
     try:
         sheet.save(args.output, quality=82)
     except ValueError:
-        raise ValueError(f"--output={args.output} must end in .jpg or .png.") from None
+        raise Mistake(f"--output={args.output} must end in .jpg or .png.") from None
     print(f"{args.output}: {len(named)} images")
 
 

@@ -25,7 +25,7 @@ from wlsrl_jax.data.prepare.inspect import Mapper, SourceFile, SourceImage, orde
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.prepared import MANIFEST
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
-from wlsrl_jax.runs.workdir import read_json, write_json
+from wlsrl_jax.files import Mistake, read_json, write_json
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
 
@@ -89,13 +89,15 @@ def is_prepared(target: Path, manifest: Mapping[str, Any], overwrite: bool) -> b
     """Whether this very preparation exists; another one is only given up on request.
 
     Raises:
-      ValueError: if another one does, and ``overwrite`` is not set.
+      Mistake: if another one does, and ``overwrite`` is not set.
     """
     if overwrite or not (target / MANIFEST).exists():
         return False
-    if read_json(target / MANIFEST) == json.loads(json.dumps(manifest)):
+    if read_json(target / MANIFEST, remedy="prepare it again with --overwrite") == json.loads(
+        json.dumps(manifest)
+    ):
         return True
-    raise ValueError(
+    raise Mistake(
         f"{target} is prepared already, from other files or with other settings; --overwrite "
         "replaces it, another --data_dir keeps both."
     )
@@ -125,7 +127,7 @@ def write_prepared(
       mapper: that resizes; threads, one a core, if not given. The bytes do not depend on it.
 
     Raises:
-      ValueError: if a file changed since it was read.
+      Mistake: if a file changed since it was read.
     """
     staging = target.parent.parent / f".{target.parent.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
@@ -163,16 +165,16 @@ def load_source(
       A PNG file.
 
     Raises:
-      ValueError: if it changed since it was read, or cannot be encoded.
+      Mistake: if it changed since it was read, or cannot be encoded.
     """
     path = source / file.path
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise ValueError(f"{path} changed while it was being prepared; start again.")
+        raise Mistake(f"{path} changed while it was being prepared; start again.")
     try:
         return presize(data, modality, *size, steps)
     except BadImageError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise Mistake(f"{path}: {error}") from None
 
 
 def shards(count: int, pixels: int) -> list[int]:

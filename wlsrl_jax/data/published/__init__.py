@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 
 from wlsrl_jax.data.published.common import DatasetSpec
+from wlsrl_jax.files import Mistake
 
 _SHARED = (
     "archives",
@@ -32,11 +33,11 @@ def get_spec(name: str) -> DatasetSpec:
     """Returns the data set of a name.
 
     Raises:
-      ValueError: if there is none, listing those that are.
+      Mistake: if there is none, listing those that are.
     """
     specs = all_specs()
     if name not in specs:
-        raise ValueError(
+        raise Mistake(
             f"Unknown data set {name!r}; choose one of {', '.join(sorted(specs))}, or folder for "
             "one of your own."
         )

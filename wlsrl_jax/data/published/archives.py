@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from wlsrl_jax.files import Mistake
+
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_BYTES = 256 * 2**30  # no retinal set is larger
 MAX_MEMBERS = 2_000_000
@@ -23,7 +25,7 @@ _JUNK = ("__macosx", ".ds_store", "thumbs.db", "desktop.ini")
 _BLOCK = 2**20
 
 
-class BadArchiveError(ValueError):
+class BadArchiveError(Mistake):
     """An archive that is damaged or hostile; the message names it and the member."""
 
 

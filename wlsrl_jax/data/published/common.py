@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wlsrl_jax.data.images.decode import is_image_name
 from wlsrl_jax.data.published import archives
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
 _IGNORED = ("thumbs.db", "desktop.ini")
@@ -116,10 +117,10 @@ def read_table(
       A dict a row that is not empty.
 
     Raises:
-      ValueError: if the file or a column is missing, naming both.
+      Mistake: if the file or a column is missing, naming both.
     """
     if not path.is_file():
-        raise ValueError(
+        raise Mistake(
             f"{path} is missing; it is the table with the columns "
             f"{', '.join(columns)}. Check --source."
         )
@@ -129,7 +130,7 @@ def read_table(
     lower = [known.get(name.lower(), name).lower() for name in header]
     missing = [name for name in columns if name.lower() not in lower]
     if missing:
-        raise ValueError(
+        raise Mistake(
             f"{path} has no column {', '.join(missing)}; it has: "
             f"{', '.join(h for h in header if h) or 'nothing'}. Rename the column or fetch the "
             "original."
@@ -149,7 +150,7 @@ def read_rows(path: Path) -> list[list[str]]:
     """Reads the cells of a CSV file, split at commas, semicolons or tabs.
 
     Raises:
-      ValueError: if it is no text, or too large.
+      Mistake: if it is no text, or too large.
     """
     text = _read_text(path)
     first = text.split("\n", 1)[0]
@@ -157,49 +158,49 @@ def read_rows(path: Path) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
-        raise ValueError(f"{path} is not a readable CSV file ({error}).") from None
+        raise Mistake(f"{path} is not a readable CSV file ({error}).") from None
 
 
 def read_lines(path: Path) -> list[str]:
     """Reads the lines of a text file that are not blank.
 
     Raises:
-      ValueError: if it is no text, or too large.
+      Mistake: if it is no text, or too large.
     """
     return [line for line in _read_text(path).splitlines() if line.strip()]
 
 
 def _read_text(path: Path) -> str:
     if path.stat().st_size > MAX_TABLE_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_TABLE_BYTES:,} bytes: no table of labels.")
+        raise Mistake(f"{path} is larger than {MAX_TABLE_BYTES:,} bytes: no table of labels.")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a readable CSV file ({error}).") from None
+        raise Mistake(f"{path} is not a readable CSV file ({error}).") from None
 
 
 def read_xlsx(path: Path) -> list[list[str]]:
     """Reads the cells of the first sheet of a workbook as text.
 
     Raises:
-      ValueError: if openpyxl is not installed, or the file is no workbook.
+      Mistake: if openpyxl is not installed, or the file is no workbook.
     """
     try:
         import openpyxl
     except ModuleNotFoundError:
-        raise ValueError(
+        raise Mistake(
             f"{path} is an Excel workbook; save it as CSV beside it, or run: "
             "pip install 'wlsrl_jax[excel]'"
         ) from None
     try:
         with zipfile.ZipFile(path) as parts:
             if sum(part.file_size for part in parts.infolist()) > MAX_TABLE_BYTES:
-                raise ValueError(f"it unpacks to more than {MAX_TABLE_BYTES:,} bytes")
+                raise Mistake(f"it unpacks to more than {MAX_TABLE_BYTES:,} bytes")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         rows = book.worksheets[0].iter_rows(values_only=True)
         return [["" if cell is None else str(cell) for cell in row] for row in rows]
     except Exception as error:  # openpyxl raises many kinds for damaged files
-        raise ValueError(f"{path} is not a readable workbook ({error}).") from None
+        raise Mistake(f"{path} is not a readable workbook ({error}).") from None
 
 
 def known_attributes(**values: str | None) -> dict[str, str]:
@@ -248,14 +249,14 @@ def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
     Links are followed as long as they stay in the source folder.
 
     Raises:
-      ValueError: if the folder is missing or has no image.
+      Mistake: if the folder is missing or has no image.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing; check --source.")
+        raise Mistake(f"{folder} is missing; check --source.")
     files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     root = source.resolve()
     if not folder.resolve().is_relative_to(root):
-        raise ValueError(f"{folder} is a link that leaves --source; copy the folder.")
+        raise Mistake(f"{folder} is a link that leaves --source; copy the folder.")
     outside = {p for p in files if p.is_symlink() and not p.resolve().is_relative_to(root)}
     images = [p for p in files if p not in outside and p.is_file() and is_image_name(p)]
     problems = [
@@ -269,7 +270,7 @@ def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
         if p not in set(images) and p.name.lower() not in _IGNORED
     ]
     if not images and not outside:
-        raise ValueError(f"{folder} has no image; check that the download is complete.")
+        raise Mistake(f"{folder} has no image; check that the download is complete.")
     return images, problems
 
 
@@ -381,7 +382,7 @@ def scan_grades(
       key: column that names the file.
       grade: column of the grade, 0 to 4.
       patient: file name without suffix -> patient id, or None where there is none; raises
-        ``ValueError`` with the reason for a name that should have one and has not.
+        ``Mistake`` with the reason for a name that should have one and has not.
       attributes: (row, file name without suffix) -> attributes of the image.
       optional: columns for ``attributes`` that may be missing.
       aliases: see ``read_table``.
@@ -392,7 +393,7 @@ def scan_grades(
       (records, problems).
 
     Raises:
-      ValueError: if the folder, the table or a column is missing.
+      Mistake: if the folder, the table or a column is missing.
     """
     rows = read_table(source / table, [key, grade], optional, aliases)
     images, problems = list_images(source / folder, source)
@@ -404,7 +405,7 @@ def scan_grades(
             return value
         try:
             person = patient(path.stem)
-        except ValueError as error:
+        except Mistake as error:
             return str(error)
         return Record(
             path.relative_to(source).as_posix(),

@@ -25,6 +25,7 @@ from wlsrl_jax.data.published.common import (
     read_lines,
     read_table,
 )
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
 PARTS = {"train": "train", "valid": "validation", "test": "test"}
@@ -80,7 +81,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     for name, official in PARTS.items():
         listing = layout.find_file(root, f"{name}.txt")
         if listing is None:
-            raise ValueError(f"{root}/{name}.txt is missing; it has lines 'NAME GRADE'.")
+            raise Mistake(f"{root}/{name}.txt is missing; it has lines 'NAME GRADE'.")
         folder = layout.children(root).get(name, root / name)
         found, odd = _part(source, folder, _read_list(listing), listing.name, official)
         records += found

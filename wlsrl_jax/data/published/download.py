@@ -22,7 +22,9 @@ from pathlib import Path
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import DownloadManager
 
+from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.published import all_specs, archives, get_spec
+from wlsrl_jax.files import Mistake
 
 CHECKSUMS = "checksums.tsv"
 
@@ -118,7 +120,7 @@ BY_HAND = {
 """Sets behind a login or a form, or whose addresses are not known to last: what to do."""
 
 
-class DownloadError(ValueError):
+class DownloadError(Mistake):
     """A download that failed; the message says what to do."""
 
 
@@ -260,8 +262,7 @@ def download(name: str, output: Path, variant: str = "") -> Path:
     return original
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+def _main(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.data.published.download",
         description="Fetches the original of a data set, or says where to get it.",
@@ -270,14 +271,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=Path, help="folder to make")
     parser.add_argument("--variant", default="", help="size of a MedMNIST set: 28, 64, 128, 224")
     args = parser.parse_args(argv)
-    try:
-        original = download(args.dataset, args.output / args.dataset, args.variant)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    original = download(args.dataset, args.output / args.dataset, args.variant)
     print(f"unpacked: {original}")
     print(f"now: python -m wlsrl_jax.data.prepare --dataset={args.dataset} --source={original}")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return status_of(_main, argv)
 
 
 if __name__ == "__main__":

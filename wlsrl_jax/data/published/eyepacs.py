@@ -16,6 +16,7 @@ from wlsrl_jax.data.published.common import (
     known_attributes,
     scan_grades,
 )
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
 SOLUTION = "retinopathy_solution.csv"
@@ -24,7 +25,7 @@ SOLUTION = "retinopathy_solution.csv"
 def _patient(stem: str) -> str:
     person, _, eye = stem.rpartition("_")
     if not person or eye not in ("left", "right"):
-        raise ValueError("the name is not PATIENT_left or PATIENT_right, so the patient is unknown")
+        raise Mistake("the name is not PATIENT_left or PATIENT_right, so the patient is unknown")
     return person
 
 

@@ -25,6 +25,7 @@ from wlsrl_jax.data.published.common import (
     parse_grade,
     read_table,
 )
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
 SIZES = {"oct": (128, 256), "fundus": (192, 192)}
@@ -103,19 +104,19 @@ def take_flags(flags: dict[str, object], dataset: str) -> FolderOptions | None:
       The options, or None for another data set.
 
     Raises:
-      ValueError: for flags that do not go together.
+      Mistake: for flags that do not go together.
     """
     fields = [f.name for f in dataclasses.fields(FolderOptions)]
     given = {n: v for n in fields if (v := flags.pop(n, None)) is not None}
     if dataset != "folder":
         if given:
-            raise ValueError(f"--{next(iter(given))} goes with --dataset=folder alone.")
+            raise Mistake(f"--{next(iter(given))} goes with --dataset=folder alone.")
         return None
     if "modality" not in given:
-        raise ValueError("--dataset=folder needs --modality=oct or --modality=fundus.")
+        raise Mistake("--dataset=folder needs --modality=oct or --modality=fundus.")
     columns = [n for n in given if n.endswith("_column") or n == "attributes"]
     if columns and "table" not in given:
-        raise ValueError(f"--{columns[0]} names a column of a table; give --table=FILE.csv.")
+        raise Mistake(f"--{columns[0]} names a column of a table; give --table=FILE.csv.")
     return FolderOptions(**given)  # type: ignore[arg-type]
 
 
@@ -126,11 +127,11 @@ def is_dataset_name(name: str) -> bool:
 
 def _check_name(name: str, taken: Sequence[str]) -> None:
     if not is_dataset_name(name):
-        raise ValueError(
+        raise Mistake(
             f"--name={name!r} must be lower-case letters, digits and underscores, a letter first."
         )
     if name in (*taken, "phantom"):
-        raise ValueError(f"--name={name} is a data set with a builder of its own; take another.")
+        raise Mistake(f"--name={name} is a data set with a builder of its own; take another.")
 
 
 def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> DatasetSpec:
@@ -145,26 +146,26 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
       The description; its ``scan`` reads the folder.
 
     Raises:
-      ValueError: if classes or the healthy one cannot be told, a fundus label is no grade, or
+      Mistake: if classes or the healthy one cannot be told, a fundus label is no grade, or
         a column is missing.
     """
     _check_name(options.name, taken)
     for column in options.attributes:
         if _PERSONAL.search(column.lower().replace("_", " ").strip()):
-            raise ValueError(f"--attributes={column}: names and birth dates must not be kept.")
+            raise Mistake(f"--attributes={column}: names and birth dates must not be kept.")
     rows = _rows(options, source)
     found = sorted({row.label for row in rows if row.label}, key=_by_number)
     if not found:
-        raise ValueError(f"{source} has no image in a folder of its class; or give --table=FILE.")
+        raise Mistake(f"{source} has no image in a folder of its class; or give --table=FILE.")
     if options.modality == "fundus":
         classes, normal = _grades(options, found), "0"
     else:
         classes = options.classes or tuple(found)
         normal = options.normal or next((c for c in classes if c.lower() in NORMAL_NAMES), "")
     if len(classes) < 2:
-        raise ValueError(f"{source} has one class, {classes[0]}; there must be two at least.")
+        raise Mistake(f"{source} has one class, {classes[0]}; there must be two at least.")
     if normal not in classes:
-        raise ValueError(
+        raise Mistake(
             f"Say which class is healthy with --normal=CLASS; there are {', '.join(classes)}."
         )
     scan = functools.partial(_scan, options, classes)
@@ -199,9 +200,9 @@ def _grade(label: str) -> str | None:
 
 def _grades(options: FolderOptions, found: Sequence[str]) -> tuple[str, ...]:
     if options.classes or options.normal not in ("", "0"):
-        raise ValueError("Fundus classes are the DR grades 0-4: leave --classes and --normal out.")
+        raise Mistake("Fundus classes are the DR grades 0-4: leave --classes and --normal out.")
     if not any(_grade(label) for label in found):
-        raise ValueError(
+        raise Mistake(
             f"Fundus labels must be DR grades 0-4 (or {', '.join(sorted(GRADE_NAMES))}); found "
             f"{', '.join(found[:8])}. Rename the folders, or map the labels in the table."
         )
@@ -235,7 +236,7 @@ def _class_folder_rows(source: Path) -> list[_Row]:
     for top, official in splits.items() or [(source, "")]:
         for folder in layout.folders(top):
             if layout.folders(folder) and not any(is_image_name(p) for p in folder.iterdir()):
-                raise ValueError(
+                raise Mistake(
                     f"{folder} holds folders and no image. Class folders hold images; above them "
                     "may only be train/, val/ and test/."
                 )

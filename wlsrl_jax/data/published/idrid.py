@@ -19,6 +19,7 @@ from wlsrl_jax.data.published.common import (
     known_attributes,
     scan_grades,
 )
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
 _NEEDED = ("original images", "groundtruths")
@@ -52,7 +53,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     for official, (folder, ending) in _PARTS.items():
         table = _table(truths, ending)
         if folder not in layout.children(images) or table is None:
-            raise ValueError(f"{root} has no {folder}, or no table of {ending}.")
+            raise Mistake(f"{root} has no {folder}, or no table of {ending}.")
         found, odd = scan_grades(
             source,
             table=table.relative_to(source).as_posix(),

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wlsrl_jax.files import Mistake
+
 MAX_DEPTH = 5
 SPLITS = {
     "train": "train",
@@ -57,17 +59,17 @@ def find_root(source: Path, fits: Callable[[Path], bool], what: str) -> Path:
       what: is looked for, for the message.
 
     Raises:
-      ValueError: if there is none, or several equally deep.
+      Mistake: if there is none, or several equally deep.
     """
     for level in _levels(source):
         found = [p for p in level if fits(p)]
         if len(found) > 1:
             names = ", ".join(p.relative_to(source).as_posix() for p in found[:4])
-            raise ValueError(f"{source} holds {what} several times: {names}. Name one in --source.")
+            raise Mistake(f"{source} holds {what} several times: {names}. Name one in --source.")
         if found:
             return found[0]
     here = ", ".join(p.name + ("/" if p.is_dir() else "") for p in sorted(source.iterdir())[:8])
-    raise ValueError(f"{source} does not hold {what}; it holds: {here or 'nothing'}.")
+    raise Mistake(f"{source} does not hold {what}; it holds: {here or 'nothing'}.")
 
 
 def children(parent: Path) -> dict[str, Path]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from wlsrl_jax.data.published.common import Problem, Record, list_images
+from wlsrl_jax.files import Mistake
 
 SIZES = (28, 64, 128, 224)
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -30,7 +31,7 @@ def find_npz(source: Path, name: str) -> Path:
     """The file of a set: the source itself, or the one in that folder.
 
     Raises:
-      ValueError: if there is none, or several.
+      Mistake: if there is none, or several.
     """
     known = re.compile(rf"{name}(_(64|128|224))?\.npz")
     if source.is_file():
@@ -40,7 +41,7 @@ def find_npz(source: Path, name: str) -> Path:
     if len(found) != 1:
         names = ", ".join([f"{name}.npz", *(f"{name}_{s}.npz" for s in SIZES[1:])])
         several = f"holds {', '.join(p.name for p in found)}" if found else "is or holds none"
-        raise ValueError(f"{source} {several}; name one of {names} in --source.")
+        raise Mistake(f"{source} {several}; name one of {names} in --source.")
     return found[0]
 
 
@@ -49,7 +50,7 @@ def _read_header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype]
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject or fortran:
-        raise ValueError(f"{what} is not a plain C-ordered array")
+        raise Mistake(f"{what} is not a plain C-ordered array")
     return shape, dtype
 
 
@@ -66,15 +67,15 @@ def _images(npz: zipfile.ZipFile, split: str) -> Iterator[np.ndarray]:
         shape, dtype = _read_header(file, name)
         side = shape[1:3]
         if dtype != np.uint8 or len(shape) not in (3, 4) or side[0] != side[1]:
-            raise ValueError(f"{name} is {dtype}{shape}, not uint8 [N, side, side(, 3)]")
+            raise Mistake(f"{name} is {dtype}{shape}, not uint8 [N, side, side(, 3)]")
         if side[0] not in SIZES:
-            raise ValueError(f"{name} has images of {side[0]} pixels, not one of {SIZES}")
+            raise Mistake(f"{name} has images of {side[0]} pixels, not one of {SIZES}")
         each = int(np.prod(shape[1:]))
         for start in range(0, shape[0], _BLOCK):
             count = min(_BLOCK, shape[0] - start)
             block = file.read(count * each)
             if len(block) != count * each:
-                raise ValueError(f"{name} ends after {start} images of {shape[0]}")
+                raise Mistake(f"{name} ends after {start} images of {shape[0]}")
             yield from np.frombuffer(block, np.uint8).reshape(count, *shape[1:])
 
 
@@ -87,7 +88,7 @@ def write_images(path: Path, folder: Path, classes: Sequence[str]) -> None:
       classes: names, in the order of the labels.
 
     Raises:
-      ValueError: if the file is not of that form.
+      Mistake: if the file is not of that form.
     """
     try:
         with zipfile.ZipFile(path) as npz:
@@ -98,18 +99,18 @@ def write_images(path: Path, folder: Path, classes: Sequence[str]) -> None:
                 count = 0
                 for k, image in enumerate(_images(npz, split)):
                     if k >= len(labels) or not 0 <= labels[k] < len(classes):
-                        raise ValueError(f"image {k} of {split} has no label in 0-4")
+                        raise Mistake(f"image {k} of {split} has no label in 0-4")
                     pixels = image[..., ::-1] if image.ndim == 3 else image
                     done, png = cv2.imencode(".png", np.ascontiguousarray(pixels))
                     if not done:
-                        raise ValueError(f"image {k} of {split} cannot be encoded")
+                        raise Mistake(f"image {k} of {split} cannot be encoded")
                     name = classes[labels[k]]
                     (folder / split / name / f"{k:06d}.png").write_bytes(png.tobytes())
                     count += 1
                 if count != len(labels):
-                    raise ValueError(f"{split} has {count} images and {len(labels)} labels")
+                    raise Mistake(f"{split} has {count} images and {len(labels)} labels")
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a MedMNIST file, or damaged ({error}).") from None
+        raise Mistake(f"{path} is not a MedMNIST file, or damaged ({error}).") from None
 
 
 @contextlib.contextmanager
@@ -126,7 +127,7 @@ def opened(name: str, classes: Sequence[str], source: Path, scratch: Path) -> It
       ``scratch``.
 
     Raises:
-      ValueError: if the file is missing or damaged.
+      Mistake: if the file is missing or damaged.
     """
     path = find_npz(source, name)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from wlsrl_jax.data.published import all_specs, archives, folder, get_spec
 from wlsrl_jax.data.published.common import DatasetSpec
+from wlsrl_jax.files import Mistake
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def take_source_flags(
       (name of the data set, its source, options of a data set of one's own).
 
     Raises:
-      ValueError: for flags that do not go together.
+      Mistake: for flags that do not go together.
     """
     name, source = flags.pop("dataset"), flags.pop("source")
     return name, source, folder.take_flags(flags, name)
@@ -64,22 +65,22 @@ def open_dataset(
       (the data set, the folder to scan).
 
     Raises:
-      ValueError: with the reason; paths in ``scratch`` are shown as paths in the source.
+      Mistake: with the reason; paths in ``scratch`` are shown as paths in the source.
     """
     if not source.exists():
-        raise ValueError(f"--source={source} is not a directory.")
+        raise Mistake(f"--source={source} is not a directory.")
     if source.is_dir() and not any(source.iterdir()):
-        raise ValueError(f"--source={source} is empty; unpack the download there first.")
+        raise Mistake(f"--source={source} is empty; unpack the download there first.")
     spec = None if options else get_spec(name)
     try:
         with (spec.open if spec else archives.opened)(source, scratch) as opened:
             if not opened.is_dir():
-                raise ValueError(f"--source={source} is neither a directory nor an archive.")
+                raise Mistake(f"--source={source} is neither a directory nor an archive.")
             if spec is None and options is not None:
                 opened = _inside(opened) if opened == scratch else opened
                 spec = folder.make_spec(options, opened, sorted(all_specs()))
             assert spec is not None
             yield spec, opened
-    except ValueError as error:
+    except Mistake as error:
         error.args = (str(error).replace(str(scratch), str(source)),)
         raise

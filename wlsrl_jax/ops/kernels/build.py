@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from wlsrl_jax.runtime.environment import cache_directory
+from wlsrl_jax.files import cache_directory
 
 log = logging.getLogger(__name__)
 

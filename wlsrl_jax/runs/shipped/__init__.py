@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wlsrl_jax.files import Mistake
+
 from pathlib import Path
 
 from wlsrl_jax.runs.packed import is_packed
@@ -33,14 +35,14 @@ def resolve(workdir: str | Path) -> Path:
       The folder.
 
     Raises:
-      ValueError: for a name that is not shipped, with those that are.
+      Mistake: for a name that is not shipped, with those that are.
     """
     if not is_named(workdir):
         return Path(workdir)
     name = str(workdir).removeprefix(PREFIX)
     if name not in names():
         shipped = ", ".join(f"{PREFIX}{known}" for known in names()) or "none"
-        raise ValueError(f"there is no model {workdir}; shipped with the package: {shipped}.")
+        raise Mistake(f"there is no model {workdir}; shipped with the package: {shipped}.")
     return _FOLDER / name
 
 

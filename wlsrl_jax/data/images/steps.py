@@ -1,0 +1,45 @@
+"""Names of preprocessing steps: parsing, checking, telling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wlsrl_jax.data.images.pixels import STEPS
+from wlsrl_jax.files import Mistake
+
+
+def parse_steps(text: str) -> tuple[str, ...]:
+    """Parses "NAME,NAME"."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def check_steps(steps: Sequence[str], modality: str) -> tuple[str, ...]:
+    """Checks names of steps.
+
+    Args:
+      steps: in the order in which they are to be applied.
+      modality: "oct" or "fundus".
+
+    Returns:
+      The steps.
+
+    Raises:
+      Mistake: naming ``--preprocess``, for a step that is unknown, of the other modality, or
+        named twice.
+    """
+    usable = ", ".join(name for name, (_, kinds) in STEPS.items() if modality in kinds)
+    for name in steps:
+        if name not in STEPS:
+            raise Mistake(
+                f"--preprocess: {name!r} is no step; those for {modality} images are {usable}."
+            )
+        if modality not in STEPS[name][1]:
+            raise Mistake(f"--preprocess: {name} is not for {modality} images; those are {usable}.")
+    if len(set(steps)) < len(steps):
+        raise Mistake(f"--preprocess={','.join(steps)} names a step twice.")
+    return tuple(steps)
+
+
+def describe(steps: Sequence[str]) -> str:
+    """Names steps in a sentence: "white_borders, flatten", or "none"."""
+    return ", ".join(steps) or "none"
