@@ -97,24 +97,43 @@ def test_another_config_is_refused_by_field(finished):
         run(finished, loss__smoothing=0.3)
 
 
+def _size(tree):
+    """Root mean square over all numbers of a tree."""
+    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+    return float(np.sqrt(np.mean(np.concatenate(leaves) ** 2)))
+
+
 @pytest.mark.parametrize("name", ["oct", "fundus"])
-def test_golden_numbers_of_two_train_steps(name):
+def test_golden_numbers_of_four_train_steps(name):
     """Bit changes of jax or of this code show here first.
+
+    A row per step: loss, gradient's norm, and root mean squares of the parameters, of their update,
+    and of how far the average that is evaluated lies behind. No warm-up, for a learning rate of 0
+    would hide the optimizer; weight decay, clipping and averaging strong enough to be seen.
 
     If a change was meant to alter training, run the test, check the new numbers by hand
     and put them in; say so in the changelog.
     """
-    run_ = build_run(tiny_config(name))
+    run_ = build_run(
+        tiny_config(
+            name,
+            optimizer__warmup_epochs=0.0,
+            optimizer__weight_decay=2.0,
+            optimizer__clip_norm=0.5,
+            optimizer__ema_decay=0.2,
+            loss__by_task={"TO1": "", "TO2": "focal"} if name == "oct" else {},
+        )
+    )
     state = run_.init_state()
     step = jax.jit(
         steps.make_train_step(
             run_.model,
             run_.optimizer,
             run_.losses,
-            dict(run_.config.task_weights),
+            dict(zip(run_.losses, (1.0, 0.5), strict=True)),
             seed=0,
-            ema_decay=0.99,
-        )  # fmt: skip
+            ema_decay=run_.config.optimizer.ema_decay,
+        )
     )
     batches = pipeline.train_batches(
         run_.dataset.splits["train"], image_size=(32, 32), ranges=run_.augmentation,
@@ -122,16 +141,30 @@ def test_golden_numbers_of_two_train_steps(name):
     )  # fmt: skip
     stream = iter(batches)
     got = []
-    for _ in range(2):
+    for _ in range(4):
+        before = state.params
         state, metrics = step(state, pipeline.device_batch(next(stream), run_.tasks))
-        got.append((float(metrics["loss"]), float(metrics["gradient_norm"])))
+        update = jax.tree.map(np.subtract, state.params, before)
+        behind = jax.tree.map(np.subtract, state.ema["params"], state.params)
+        sizes = [_size(tree) for tree in (state.params, update, behind)]
+        got.append([float(metrics["loss"]), float(metrics["gradient_norm"]), *sizes])
     np.testing.assert_allclose(got, GOLDEN[name], rtol=1e-3)
-    assert int(state.step) == 2
+    assert int(state.step) == 4
 
 
 GOLDEN = {
-    "oct": [(2.290957, 1.102532), (2.221950, 0.875883)],
-    "fundus": [(2.306618, 0.606314), (2.404663, 1.011653)],
+    "oct": [
+        [1.70025, 1.10084, 0.221814, 0.00210078, 0.000210077],
+        [1.5856, 0.662859, 0.22119, 0.00150391, 0.000294833],
+        [1.39366, 0.562545, 0.220617, 0.00129401, 0.000307375],
+        [1.59369, 0.766306, 0.220088, 0.00108487, 0.000274366],
+    ],
+    "fundus": [
+        [1.49934, 0.34893, 0.218993, 0.00207932, 0.000207931],
+        [1.52838, 0.676751, 0.218411, 0.00156943, 0.000315227],
+        [1.45097, 0.385893, 0.217871, 0.00129389, 0.000314851],
+        [1.5571, 0.494461, 0.217369, 0.0010742, 0.000271755],
+    ],
 }
 
 
