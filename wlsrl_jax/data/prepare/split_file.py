@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.prepare.inspect import SourceImage
-from wlsrl_jax.data.published.common import read_rows
+from wlsrl_jax.data.tables import read_rows
 from wlsrl_jax.files import Mistake
 
 NAME = "splits.csv"

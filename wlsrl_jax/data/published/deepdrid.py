@@ -25,8 +25,8 @@ from wlsrl_jax.data.published.common import (
     list_images,
     match_rows,
     parse_grade,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_table
 from wlsrl_jax.tasks import DR_GRADES
 
 _NAME = re.compile(r"(\d+)_([lr])\d+", re.IGNORECASE)

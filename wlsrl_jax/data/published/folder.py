@@ -23,8 +23,8 @@ from wlsrl_jax.data.published.common import (
     known_attributes,
     list_images,
     parse_grade,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_table
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 

@@ -22,9 +22,8 @@ from wlsrl_jax.data.published.common import (
     list_images,
     match_rows,
     parse_grade,
-    read_rows,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_rows, read_table
 from wlsrl_jax.tasks import DR_GRADES
 
 TABLE = "messidor_data.csv"

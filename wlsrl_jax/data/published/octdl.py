@@ -17,8 +17,8 @@ from wlsrl_jax.data.published.common import (
     known_attributes,
     list_images,
     match_rows,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_table
 
 CLASSES = ("AMD", "DME", "ERM", "NO", "RAO", "RVO", "VID")
 TABLE = "OCTDL_labels.csv"
