@@ -1,4 +1,4 @@
-"""Joining names that two people wrote: rows with images, ids of a split file with those of a source.
+"""Joining names that two people wrote: rows with images, listed ids with those of a source.
 
 What is the same to the letter is joined by the caller. Here the rest is tried, each way only where
 one name of the one side meets one of the other, and what was taken is said.

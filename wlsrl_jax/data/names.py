@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from wlsrl_jax.files import Mistake
 
 _MISSING = frozenset(
-    "na n/a n.a. nan -nan nat none null nil missing - -- --- \u2013 \u2014 . .. <na> (na) (null) (blank) \\n "
+    "na n/a n.a. nan -nan nat none null nil missing - -- --- \u2013 \u2014 . .. <na> (na) (null) "
     "#n/a #na #null! #value! #ref! #name? #num! #div/0! 1.#ind -1.#ind 1.#qnan -1.#qnan".split()
-) | {"", "not available", "not applicable", "#n/a n/a"}
+) | {"", "\\n", "(blank)", "not available", "not applicable", "#n/a n/a"}
 _NO_PATIENT = frozenset("unknown unk ? ?? anonymous anonymized anonymised anon".split())
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _QUOTE = '"'

@@ -1,4 +1,4 @@
-"""Tables of text: CSV files and workbooks, read as people write them, written as programs need them.
+"""Tables of text: CSV files and workbooks, read as people write them, written as programs need.
 
 Every table and list that a command reads goes through here. What we write into a cell that a
 spreadsheet would take for a formula begins with an apostrophe; reading takes it away again.

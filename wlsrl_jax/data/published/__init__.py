@@ -10,6 +10,7 @@ from wlsrl_jax.files import Mistake
 
 _SHARED = (
     "archives",
+    "columns",
     "common",
     "download",
     "folder",

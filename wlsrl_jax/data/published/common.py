@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.images.decode import is_image_name
+from wlsrl_jax.data.matching import both_sides, join_names
+from wlsrl_jax.data.names import is_missing
 from wlsrl_jax.data.published import archives
 from wlsrl_jax.data.tables import read_table
 from wlsrl_jax.files import Mistake
@@ -52,11 +54,23 @@ class Problem:
       reason: what is wrong with it.
       by_rule: left out on purpose, such as an image that its graders call ungradable: it is
         listed, and no error.
+      is_note: nothing is left out; a sentence on how the source was understood.
     """
 
     path: str
     reason: str
     by_rule: bool = False
+    is_note: bool = False
+
+
+def note(text: str) -> Problem:
+    """A sentence for whoever reads what was found, such as which spellings were joined."""
+    return Problem("", text, is_note=True)
+
+
+def take_notes(problems: Sequence[Problem]) -> tuple[list[str], list[Problem]]:
+    """Separates the sentences from what is left out."""
+    return [p.reason for p in problems if p.is_note], [p for p in problems if not p.is_note]
 
 
 Scan = Callable[[Path], tuple[list[Record], list[Problem]]]
@@ -100,7 +114,7 @@ def known_attributes(**values: str | None) -> dict[str, str]:
     >>> known_attributes(eye="OD", sex="", age="61")
     {'eye': 'right', 'age': '61'}
     """
-    found = {name: value.strip() for name, value in values.items() if value and value.strip()}
+    found = {n: value.strip() for n, value in values.items() if value and not is_missing(value)}
     if "eye" in found:
         found["eye"] = EYES.get(found["eye"].lower(), found["eye"])
     return found
@@ -210,16 +224,35 @@ def match_rows(
     Returns:
       (records, problems): a row without a file, a file without a row, a name that
       stands twice, and whatever ``make`` refuses are problems.
+
+    Raises:
+      Mistake: if no row belongs to a file.
     """
     records: list[Record] = []
     problems: list[Problem] = []
+
+    def exact(name: str) -> str:
+        return name if name in files else Path(name).stem
+
+    listed = [row[key] for row in rows]
+    claimed = {stem for name in listed if (stem := exact(name)) in files}
+    joined = join_names(
+        [name for name in listed if exact(name) not in claimed],
+        sorted(files.keys() - claimed),
+        listed,
+        list(files),
+    )
+    problems += [note(text) for text in joined.sentences(f"rows of {table}")]
     used: set[str] = set()
+    unmatched = []
     for number, row in enumerate(rows, start=2):
         name = row[key]
-        stem = name if name in files else Path(name).stem
-        where = f"{table} line {number} ({name or 'empty'})"
+        stem = joined.found.get(name) or exact(name)
+        line = f"{table} line {getattr(row, 'line', number)}"
+        where = f"{line} ({name or 'empty'})"
         if stem not in files:
             problems.append(Problem(where, "there is no such image; add it or delete the row"))
+            unmatched.append(name)
             continue
         path = files[stem].relative_to(source).as_posix()
         if stem in used:
@@ -228,14 +261,22 @@ def match_rows(
         used.add(stem)
         made = make(row, files[stem])
         if isinstance(made, str):
-            problems.append(Problem(f"{path} ({table} line {number})", made))
+            problems.append(Problem(f"{path} ({line})", made))
         elif isinstance(made, Problem):
             problems.append(made)
         else:
             records.append(made)
-    for stem in sorted(files.keys() - used):
+    without_row = sorted(files.keys() - used)
+    for stem in without_row:
         path = files[stem].relative_to(source).as_posix()
         problems.append(Problem(path, f"no row in {table}; add it or move the image elsewhere"))
+    if unmatched or without_row:
+        text = both_sides(
+            f"rows of {table}", unmatched, "images", without_row, (len(rows), len(files))
+        )
+        if not used and rows and files:
+            raise Mistake(f"No row of {table} belongs to an image: {text}")
+        problems.append(note(text))
     return records, problems
 
 

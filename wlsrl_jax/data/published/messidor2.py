@@ -67,7 +67,8 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     )
     images, problems = list_images(_image_folder(root), source)
     files, twice = by_stem(images, source, lower=True)
-    rows = [{**row, "image_id": Path(row["image_id"]).stem.lower()} for row in rows]
+    for row in rows:
+        row["image_id"] = Path(row["image_id"]).stem.lower()
     pairs = _pairs(root)
 
     def make(row: Mapping[str, str], path: Path) -> Record | Problem | str:
