@@ -96,8 +96,9 @@ def _affixes(names: Sequence[str]) -> tuple[str, str]:
 def _without_affixes(wanted: Sequence[str], there: Sequence[str]) -> list[tuple[Key, Key]]:
     """Keys of both sides where one of them has something in front of or behind every name."""
     mine, theirs = _affixes(wanted), _affixes(there)
-    if any(a and b and a != b for a, b in zip(mine, theirs, strict=True)):
-        return []  # "left_1" is not "right_1"
+    front, back = (sorted(pair, key=len) for pair in zip(mine, theirs, strict=True))
+    if not (front[1].endswith(front[0]) and back[1].startswith(back[0])):
+        return []  # "left_1" is not "right_1", but "OCT_left_1" may be "left_1"
 
     def key(front: str, back: str) -> Key:
         def cut(name: str) -> str:

@@ -68,9 +68,9 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
     places = [header.index(c) for c in columns(folds) if c in header]
     if len(places) < 2 + folds:
         raise Mistake(f"--split_file={path}: its folds are not fold_0 to fold_{folds - 1}.")
-    # Blanks that stand in every cell are of the form; others may be of an id, as we wrote it.
+    # A blank in front of every id is of the form; others may be of an id, as we wrote it.
     ids = [row[places[0]] for row in rows[1:] if places[0] < len(row)]
-    padded = all(text != text.strip() for text in ids)
+    padded = all(text.startswith(" ") for text in ids)
     found: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):

@@ -332,6 +332,7 @@ class _Index:
         self.paths: dict[str, str] = {}
         self.names: dict[str, list[str]] = {}
         self.outside: set[str] = set()
+        self.named_links: set[str] = set()
         root = source.resolve()
         for here, folders, files in os.walk(source):  # does not follow links to folders
             folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
@@ -357,6 +358,7 @@ class _Index:
         if not found:
             return "", _NO_IMAGE
         if found[0] in self.outside:
+            self.named_links.add(found[0])
             return "", _LINK
         return found[0], ""
 
@@ -396,7 +398,7 @@ def _table_rows(options: FolderOptions, source: Path) -> tuple[list[_Row], list[
     optional = (patient_column, options.eye_column, options.split_column)
     needed = [options.path_column, options.label_column, *filter(None, optional)]
     found = select(table, cells, [*dict.fromkeys((*needed, *options.attributes))])
-    index, used, usable = _Index(source), set(), []
+    index, used = _Index(source), set[str]()
     lookups = {cell: index.find(cell) for row in found if (cell := row[options.path_column])}
     lookups |= index.find_loosely(lookups)
     notes += index.notes(f"rows of {table.name}")
@@ -425,21 +427,23 @@ def _table_rows(options: FolderOptions, source: Path) -> tuple[list[_Row], list[
         if reason:
             rows.append(_Row(where, "", reason=reason))
         else:
-            usable.append(path)
             rows.append(_Row(path, label, patient, official, attributes))
-    without = sorted(index.paths.keys() - used)
-    unmatched = [cell for cell, (path, _) in lookups.items() if not path]
+    without = sorted(index.paths.keys() - used - index.outside)
+    unmatched = [cell for cell, (_, reason) in lookups.items() if reason == _NO_IMAGE]
+    text = ""
     if unmatched or without:
         counts = (len(lookups), len(index.paths))
         text = both_sides(f"rows of {table.name}", unmatched, "images", without, counts)
-        if not used and found:
-            raise Mistake(
-                f"No row of --table={options.table} belongs to an image. {text}"
-                f"{index.on_links()} Is --path_column={options.path_column} right?"
-            )
-        notes.append(text)
+    if not used and found:
+        raise Mistake(
+            f"No row of --table={options.table} belongs to an image that can be read."
+            + (f" {text} Is --path_column={options.path_column} right?" if text else "")
+            + index.on_links()
+        )
     reason = f"no row in {table.name}; add it or move the image elsewhere"
-    return rows + [_Row(p, "", reason=reason) for p in without], notes
+    rows += [_Row(p, "", reason=reason) for p in without]
+    rows += [_Row(p, "", reason=_LINK) for p in sorted(index.outside - index.named_links)]
+    return rows, notes + [text] * bool(text)
 
 
 def _scan(
