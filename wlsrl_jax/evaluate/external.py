@@ -142,6 +142,14 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     if split not in dataset.splits:
         raise Mistake(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
     tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
+    ours = known_by(saved["classes"])
+    alike = [
+        f"{c} as {ours[class_key(c)]}"
+        for c in dataset.classes
+        if c not in saved["classes"] and class_key(c) in ours
+    ]
+    if alike:
+        processes.say(f"classes of {name} in another spelling: {', '.join(alike)}")
     if unmapped:
         processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
     mesh = make_mesh(config.mesh.fsdp)
