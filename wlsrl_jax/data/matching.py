@@ -163,7 +163,7 @@ def join_names(
 def both_sides(
     what: str, wanted: Sequence[str], without: str, there: Sequence[str], counts: tuple[int, int]
 ) -> str:
-    """Counts what found no partner on both sides, with three examples of each.
+    """Counts what found no partner, on each side that has such names, with three examples.
 
     Args:
       what: the wanted names, such as "rows of labels.csv".
@@ -177,7 +177,12 @@ def both_sides(
         some = ", ".join(shown(name) or "an empty one" for name in names[:3])
         return f", such as {some}" if some else ""
 
-    return (
-        f"{len(wanted)} of {counts[0]} {what} match none of the {without}{examples(wanted)}; "
-        f"{len(there)} of {counts[1]} {without} match none of the {what}{examples(there)}."
-    )
+    parts = [
+        f"{len(names)} of {count} {mine} match none of the {others}{examples(names)}"
+        for names, count, mine, others in (
+            (wanted, counts[0], what, without),
+            (there, counts[1], without, what),
+        )
+        if names
+    ]
+    return f"{'; '.join(parts)}."

@@ -14,7 +14,7 @@ from tests.tiny import load_config, run, tiny_config
 from wlsrl_jax.data.dataset import load_dataset
 from wlsrl_jax.data.names import shown
 from wlsrl_jax.data.prepare.__main__ import main, prepare
-from wlsrl_jax.data.published.folder import FolderOptions, _Index
+from wlsrl_jax.data.published.own_table import FolderOptions, ImageIndex
 from wlsrl_jax.files import Mistake
 
 CLASSES = ("drusen", "healthy")
@@ -140,7 +140,7 @@ def test_any_cell_finds_an_image_of_the_source_or_none(tmp_path_factory, cell):
     if not folder.exists():
         sources.write(folder / "a" / "a.png", b"x")
         sources.write(folder.parent / "a.png", b"outside")
-    path, reason = _Index(folder).find(cell)
+    path, reason = ImageIndex(folder).find(cell)
     assert path in ("", "a/a.png") and bool(path) != bool(reason)
 
 

@@ -52,11 +52,7 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         raise Mistake(f"--split_file={path} is not a file.")
     if path.suffix.lower() == ".json":
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            return {i["id"]: (i["split"], *i.get("folds", ())) for i in manifest["images"]}
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise Mistake(f"--split_file={path} is not a manifest ({error}).") from None
+        return _from_manifest(path)
     rows = read_cells(path)
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if not {"id", "split"} <= set(header):
@@ -88,6 +84,23 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
         if name in found:
             raise Mistake(f"--split_file={path} line {number}: a second row for {name}.")
         found[name] = tuple(where)
+    return found
+
+
+def _from_manifest(path: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        found = {i["id"]: (i["split"], *i.get("folds", ())) for i in images}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Mistake(f"--split_file={path} is not a manifest ({error!r}).") from None
+    odd = [
+        n
+        for n, where in found.items()
+        if not isinstance(n, str) or any(w not in SPLITS for w in where)
+    ]
+    if odd or len(found) < len(images):
+        what = f"image {odd[0]!r} has no id or split" if odd else "an id stands twice"
+        raise Mistake(f"--split_file={path} is not a manifest ({what}).")
     return found
 
 

@@ -17,6 +17,7 @@ _SHARED = (
     "layout",
     "medmnist",
     "opening",
+    "own_table",
 )  # modules that are no data set
 
 
