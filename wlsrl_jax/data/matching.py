@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from wlsrl_jax.data.names import folded, number_key, shown
 
 _SUFFIX = re.compile(r"\.(?:jpe?g|jfif|png|tiff?|bmp|gif|webp|jp2|dcm|dicom)$")
+_KEPT = 2**18  # normal forms, for each is asked for several times
 Key = Callable[[str], str]
 
 
@@ -39,15 +41,18 @@ class Joined:
         ]
 
 
+@functools.lru_cache(_KEPT)
 def _path(name: str) -> str:
-    parts = [folded(part) for part in name.replace("\\", "/").split("/")]
+    parts = [part.strip() for part in folded(name.replace("\\", "/")).split("/")]
     return "/".join(part for part in parts if part not in ("", "."))
 
 
+@functools.lru_cache(_KEPT)
 def _no_suffix(name: str) -> str:
     return _SUFFIX.sub("", _path(name)).strip()
 
 
+@functools.lru_cache(_KEPT)
 def _numbers(name: str) -> str:
     return "/".join(number_key(part) for part in _no_suffix(name).split("/"))
 

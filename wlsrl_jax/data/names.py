@@ -39,6 +39,8 @@ def is_no_patient(text: str) -> bool:
 
 def folded(text: str) -> str:
     """Without case, Unicode form, invisible characters and superfluous blanks."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.lower().split())  # most are, and tables are long
     text = unicodedata.normalize("NFKC", text).casefold()
     kept = (c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
     return unicodedata.normalize("NFKC", " ".join("".join(kept).split()))
@@ -50,8 +52,9 @@ def letters(text: str) -> str:
 
 
 def cleaned(text: str) -> str:
-    """A name as it is shown: composed, without blanks at its ends or a line break in it."""
-    return " ".join(unicodedata.normalize("NFC", text.replace("\ufeff", "")).split())
+    """A name as it is shown: composed, without blanks at its ends or a control character."""
+    text = unicodedata.normalize("NFC", text.replace("\ufeff", ""))
+    return " ".join("".join(c for c in text if c.isspace() or is_writable(c)).split())
 
 
 def shown(path: str) -> str:

@@ -3,12 +3,16 @@
 import csv
 import io
 
+import numpy as np
 import pytest
 
 from tests import sources
 from tests.data.published.test_folder import class_folders, fails, make
+from wlsrl_jax.data.audit.look import Fingerprint
 from wlsrl_jax.data.prepare.__main__ import main
 from wlsrl_jax.data.prepare.divide import choose_mode
+from wlsrl_jax.data.prepare.inspect import SourceImage
+from wlsrl_jax.data.published.common import Record
 
 CLASSES = ("CNV", "NORMAL")
 PARTS = ("train", "train", "train", "val", "test", "test")
@@ -110,7 +114,14 @@ def test_a_split_file_that_disagrees_is_refused(tmp_path):
 
 
 def test_published_validation_is_said_to_be_divided_anew():
-    assert choose_mode("", [], is_own=False, columns=3) == ("grouped", [])
+    look = Fingerprint(np.zeros(128, bool), np.zeros((48, 48), np.uint8), 100, 100, ())
+    images = [
+        SourceImage(Record(f"{k}.png", str(k), 0, None, part), f"d{k}", 1, look)
+        for k, part in enumerate(("train", "validation", "validation", "test"))
+    ]
+    assert choose_mode("", images, is_own=False, columns=3) == ("grouped", [])
+    mode, (text,) = choose_mode("official", images, is_own=False, columns=0)
+    assert mode == "official" and "the 2 published images of validation are divided anew" in text
 
 
 # A split file that went through a spreadsheet.

@@ -43,3 +43,8 @@ def test_missing_and_damaged_files(tmp_path):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(Mistake, match="is not a manifest"):
             read_split_file(tmp_path / "manifest.json")
+
+
+def test_an_id_may_be_a_word_for_nothing(tmp_path):
+    (tmp_path / "splits.csv").write_text("id,split\nNA,train\nnull,test\n")
+    assert read_split_file(tmp_path / "splits.csv") == {"NA": ("train",), "null": ("test",)}

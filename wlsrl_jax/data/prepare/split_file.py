@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.matching import both_sides, join_names
-from wlsrl_jax.data.names import is_missing
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published import layout
@@ -75,10 +74,9 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
         name = original_cell(cells[0].strip() if padded else cells[0])
         where = [layout.SPLITS.get(c.strip().lower(), c.strip().lower()) for c in cells[1:]]
         unknown = [c for c in where if c not in SPLITS]
-        if is_missing(name) or unknown:
-            name = "" if is_missing(name) else name.strip()
+        if not name.strip() or unknown:  # "NA" may be an id, and is looked for as one
             raise Mistake(
-                f"--split_file={path} line {number} ({name or 'no id'}): "
+                f"--split_file={path} line {number} ({name.strip() or 'no id'}): "
                 f"{unknown[0] if unknown else ''!r} is not one of {', '.join(SPLITS)}."
             )
         if name in found:
