@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from wlsrl_jax.data.images.decode import BadImageError, decode, presize
-from wlsrl_jax.data.published.common import read_table
+from wlsrl_jax.data.tables import read_table
 
 SECONDS = 10
 MEMORY = 2 * 2**30  # bytes, peak of the whole process

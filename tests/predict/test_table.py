@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wlsrl_jax.data.images.listing import find_images
 from wlsrl_jax.predict.table import PredictionFile
 
 NAMES = [f"a folder/image, {k}.png" for k in range(6)] + ['quote".png', "é.png"]
@@ -59,6 +60,33 @@ def test_two_at_a_time_and_another_model(tmp_path):
     (tmp_path / "out.csv.json").unlink()
     with pytest.raises(ValueError, match="says how it was made, does not"):
         open_file(output)
+
+
+FORMULAS = ["=1+1.png", "+a.png", "-b.png", "@c.png", "'=d.png", "e.png", "007.png"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_no_name_is_a_formula_and_every_one_is_read_back(tmp_path, suffix):
+    output = tmp_path / f"out.{suffix}"
+    with open_file(output) as file:
+        file.add(FORMULAS[:3], VALUES[:3].tolist())
+        file.bad("=bad.png", "-reason")
+    with open_file(output) as file:
+        assert file.done == set(FORMULAS[:3])  # goes on where it was
+        file.add(FORMULAS[3:], VALUES[:4].tolist())
+        file.bad("=bad.png", "-reason")
+        file.finish()
+    assert (tmp_path / "out.errors.csv").read_text().splitlines()[1] == "'=bad.png,'-reason"
+    if suffix == "csv":
+        lines = output.read_text().splitlines()[1:]
+        assert not [line for line in lines if line.startswith(("=", "+", "-", "@"))]
+        listed = find_images([str(output)])  # our own table is a list
+        assert [Path(i.path).name for i in listed.items] == FORMULAS
+    else:
+        pq = pytest.importorskip("pyarrow.parquet")
+        assert pq.read_table(output).to_pydict()["path"] == FORMULAS
+    with open_file(output) as file:
+        assert file.finished and file.done == {*FORMULAS, "=bad.png"}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

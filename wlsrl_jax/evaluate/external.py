@@ -11,6 +11,7 @@ import jax
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.data.images.steps import describe
+from wlsrl_jax.data.names import class_key, known_by, split_quoted, unquoted
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, read_json, write_json
@@ -26,13 +27,26 @@ from wlsrl_jax.train import step as steps
 def parse_label_map(text: str) -> dict[str, str]:
     """Parses "THEIRS:OURS,...".
 
+    A name with a comma or a colon stands in double quotes, as in ``"AMD, wet":AMD``.
+
     Raises:
-      Mistake: for an entry without a colon.
+      Mistake: for an entry without a colon, or two for one class.
     """
-    pairs = [entry.split(":") for entry in text.split(",") if entry]
-    if any(len(pair) != 2 for pair in pairs):
-        raise Mistake(f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS.")
-    return {theirs.strip(): ours.strip() for theirs, ours in pairs}
+    found: dict[str, str] = {}
+    for entry in split_quoted(text, ","):
+        if not entry.strip():
+            continue
+        pair = split_quoted(entry, ":")
+        if len(pair) != 2:
+            raise Mistake(
+                f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS; a name with a "
+                "comma or a colon stands in double quotes."
+            )
+        theirs, ours = map(unquoted, pair)
+        if class_key(theirs) in map(class_key, found):
+            raise Mistake(f"config.eval.label_map={text!r} maps {theirs} twice; keep one.")
+        found[theirs] = ours
+    return found
 
 
 def map_tasks(
@@ -40,9 +54,9 @@ def map_tasks(
 ) -> tuple[tuple[Task, ...], list[str]]:
     """The tasks of a run, read from the labels of another data set.
 
-    A class maps to the one that ``label_map`` says, else to the one of its own name. One
-    that maps nowhere has no label in the task of all classes, and still counts as normal
-    or abnormal.
+    A class maps to the one that ``label_map`` says, else to the one of its own name, whatever the
+    case and the blanks. One that maps nowhere has no label in the task of all classes, and still
+    counts as normal or abnormal.
 
     Args:
       saved: content of the run's ``data.json``.
@@ -55,23 +69,25 @@ def map_tasks(
     Raises:
       Mistake: if ``label_map`` names an unknown class.
     """
-    ours = saved["classes"]
+    ours, known = saved["classes"], known_by(saved["classes"])
+    wanted: dict[str, str] = {}
     for theirs, mine in label_map.items():
-        if theirs not in dataset.classes or mine not in ours:
+        if class_key(theirs) in known_by(dataset.classes) and class_key(mine) in known:
+            wanted[class_key(theirs)] = known[class_key(mine)]
+        else:
             raise Mistake(
                 f"config.eval.label_map has {theirs}:{mine}, but {dataset.name} has "
                 f"{', '.join(dataset.classes)} and the run has {', '.join(ours)}."
             )
-    target = {
-        c: label_map.get(c, saved["normal"] if c == dataset.normal else c) for c in dataset.classes
-    }
+    own = {c: saved["normal"] if c == dataset.normal else c for c in dataset.classes}
+    target = {c: wanted.get(class_key(c), known.get(class_key(own[c]), own[c])) for c in own}
     rules = {rule.name: rule.rule for rule in TASKS[saved["modality"]]}
     tasks = []
     for name, task in saved["tasks"].items():
         mapped = []
         for theirs, mine in target.items():
-            known = mine in ours
-            found = rules[name](*((mine, saved["normal"]) if known else (theirs, dataset.normal)))
+            is_ours = mine in ours
+            found = rules[name](*((mine, saved["normal"]) if is_ours else (theirs, dataset.normal)))
             mapped.append(task["classes"].index(found) if found in task["classes"] else MISSING)
         tasks.append(Task(name, tuple(task["classes"]), tuple(mapped), task["ordinal"]))
     return tuple(tasks), [c for c in dataset.classes if target[c] not in ours]
@@ -126,6 +142,14 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     if split not in dataset.splits:
         raise Mistake(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
     tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
+    ours = known_by(saved["classes"])
+    alike = [
+        f"{c} as {ours[class_key(c)]}"
+        for c in dataset.classes
+        if c not in saved["classes"] and class_key(c) in ours
+    ]
+    if alike:
+        processes.say(f"classes of {name} in another spelling: {', '.join(alike)}")
     if unmapped:
         processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
     mesh = make_mesh(config.mesh.fsdp)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from wlsrl_jax.data import batches as pipeline
+from wlsrl_jax.data.tables import original_cell, safe_cell
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runtime import processes
@@ -137,7 +138,8 @@ def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predi
 
     Args:
       path: CSV with columns id, group, split, one label column a task, then
-        ``TASK/CLASS`` for every probability. A missing label is empty.
+        ``TASK/CLASS`` for every probability. A missing label is empty; a cell that a spreadsheet
+        would take for a formula begins with an apostrophe.
       tasks: the tasks.
       splits: split name -> predictions.
     """
@@ -152,9 +154,10 @@ def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predi
                 names = []
                 for t in tasks:
                     label = p.labels[t.name][i]
-                    names.append(t.classes[label] if label >= 0 else "")
+                    names.append(safe_cell(t.classes[label]) if label >= 0 else "")
                 numbers = [f"{v:.9g}" for t in tasks for v in p.probabilities[t.name][i]]
-                writer.writerow([p.ids[i], p.groups[i], split, *names, *numbers])
+                image, group = safe_cell(str(p.ids[i])), safe_cell(str(p.groups[i]))
+                writer.writerow([image, group, split, *names, *numbers])
     os.replace(temporary, path)
 
 
@@ -188,11 +191,11 @@ def read_predictions(path: Path, tasks: Sequence[Task]) -> dict[str, Predictions
 
 def _from_rows(rows: list[dict[str, str]], tasks: Sequence[Task]) -> Predictions:
     def label(task: Task, name: str) -> int:
-        return task.classes.index(name) if name else MISSING
+        return task.classes.index(original_cell(name)) if name else MISSING
 
     return Predictions(
-        np.asarray([r["id"] for r in rows]),
-        np.asarray([r["group"] for r in rows]),
+        np.asarray([original_cell(r["id"]) for r in rows]),
+        np.asarray([original_cell(r["group"]) for r in rows]),
         {t.name: np.asarray([label(t, r[t.name]) for r in rows], np.int32) for t in tasks},
         {
             t.name: np.asarray(

@@ -3,13 +3,14 @@
 Rows go to ``FILE.csv.partial``, a batch at a time, each forced to the disk. At the end that file
 takes the name ``FILE.csv``, or is converted to ``FILE.parquet``: the output is whole or absent.
 ``FILE.csv.json`` says what the rows were made with, so that nobody goes on with something else.
+In CSV a name that a spreadsheet would take for a formula begins with an apostrophe; see
+``data/tables.py``.
 """
 
 from __future__ import annotations
 
 import csv
 import fcntl
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from wlsrl_jax.data.tables import csv_text, original_cell, safe_cell
 from wlsrl_jax.files import Mistake, differences, read_json, write_json
 
 SUFFIXES = (".csv", ".parquet")
@@ -131,16 +133,14 @@ class PredictionFile:
             if not line.endswith(b"\n") or len(row) != len(self._columns):
                 break
             if number:
-                self.done.add(row[0])
+                self.done.add(original_cell(row[0]))
             good += len(line)
         self._file.truncate(good)
         if good == 0:
             self._write([self._columns])
 
     def _write(self, rows: Sequence[Sequence[str]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._file.write(text.getvalue().encode("utf-8"))
+        self._file.write(csv_text(rows).encode("utf-8"))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -164,7 +164,7 @@ class PredictionFile:
     def bad(self, name: str, reason: str) -> None:
         """Records an image that has no row, in ``FILE.errors.csv``."""
         self._bad.append(name)
-        csv.writer(self._errors).writerow([name, reason])
+        csv.writer(self._errors).writerow([safe_cell(name), safe_cell(reason)])
         self._errors.flush()
 
     def finish(self) -> None:
@@ -205,14 +205,15 @@ def _parse(line: bytes) -> list[str]:
 def _rows(path: Path) -> Iterator[list[str]]:
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            yield from list(csv.reader(file))[1:]
+            for row in list(csv.reader(file))[1:]:
+                yield [original_cell(cell) for cell in row]
 
 
 def _names(output: Path) -> Iterator[str]:
     """The images of a finished output."""
     if output.suffix.lower() == ".csv":
         with output.open(newline="", encoding="utf-8") as file:
-            yield from (row["path"] for row in csv.DictReader(file))
+            yield from (original_cell(row["path"]) for row in csv.DictReader(file))
         return
     import pyarrow.parquet as pq
 
@@ -238,6 +239,8 @@ def _to_parquet(source: Path, target: Path, notes: Mapping[str, Any]) -> None:
         pq.ParquetWriter(temporary, described) as writer,
     ):
         for batch in reader:
+            names = [original_cell(name) for name in batch.column(0).to_pylist()]
+            batch = batch.set_column(0, "path", pa.array(names, pa.string()))
             writer.write_batch(batch.cast(schema).replace_schema_metadata(described.metadata))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

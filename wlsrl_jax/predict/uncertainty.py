@@ -24,6 +24,7 @@ from rich.table import Table
 from wlsrl_jax.cli import print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
+from wlsrl_jax.data.tables import safe_cell
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
@@ -169,12 +170,12 @@ def _write_rows(
         writer.writerow(["id", *names, *columns])
         for k, name in enumerate(ids):
             truth = [
-                t.classes[labels[t.name][k]] if labels[t.name][k] != MISSING else ""
+                safe_cell(t.classes[labels[t.name][k]]) if labels[t.name][k] != MISSING else ""
                 for t in run.tasks
             ]
             values = [v for n in names for v in mean[n][k]]
             values += [measures[n][m][k] for n in names for m in measures[n]]
-            writer.writerow([name, *truth, *(f"{v:.9g}" for v in values)])
+            writer.writerow([safe_cell(str(name)), *truth, *(f"{v:.9g}" for v in values)])
     os.replace(temporary, path)
 
 

@@ -59,14 +59,44 @@ def test_lists(folder, tmp_path):
     listed = find_images([str(table)])
     assert names(listed, folder) == ["deep/er/c.jpg", "b.png", "gone.png"]
     assert [i.problem for i in listed.items] == ["", "", "there is no such file"]
-    for content, message in (("path\n", "lists no image"), ("path\n\n ,\n", "line 3: the path is"),
-                             ("file\na\n", "no column 'path'")):  # fmt: skip
+    for content, message in (("path\n", "lists no image"),
+                             ("path,x\n\n ,\n ,1\n", "line 4: the path is"),
+                             ("where\na\n", "no column 'path'; it has: where")):  # fmt: skip
         table.write_text(content)
         with pytest.raises(ValueError, match=message):
             find_images([str(table)])
     table.write_bytes(b"path\n\xff\xfe.png\n")
-    with pytest.raises(ValueError, match="in UTF-8"):
+    with pytest.raises(ValueError, match="save it as UTF-8"):
         find_images([str(table)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "sep=;\ngrade;File Name\n1;deep\\er\\c.jpg\n2; b.png \n"),
+        ("a.tsv", "PATH\tgrade\n.\\deep\\er\\c.jpg\t1\nb.png\t2\n"),
+        ("a.txt", "deep/er/c.jpg\n\n  b.png\n"),
+        ("b.txt", "Image;grade\ndeep/er/c.jpg;1\nb.png;2\n"),
+        ("a.xlsx", [["grade", "image_path"], [1, "deep/er/c.jpg"], [2, "b.png"]]),
+    ],
+)
+def test_lists_are_read_as_the_tables_of_prepare_are(folder, name, content):
+    if isinstance(content, str):
+        (folder / name).write_text(content)
+    else:
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in content:
+            book.active.append(row)
+        book.save(folder / name)
+    listed = find_images([str(folder / name)])
+    assert names(listed, folder) == ["deep/er/c.jpg", "b.png"]
+    assert not any(item.problem for item in listed.items)
+
+
+def test_a_missing_path_of_a_list_is_no_image(folder):
+    (folder / "list.csv").write_text("path\nb.png\nNA\n")
+    with pytest.raises(ValueError, match="list.csv line 3: the path is empty"):
+        find_images([str(folder / "list.csv")])
 
 
 def test_names_that_no_table_holds(folder):

@@ -288,7 +288,7 @@ def test_wrong_tables(case, source, tmp_path):
         ("7", "not one of 0, 1, 2, 3, 4"),
         ("-1", "not one of"),
         ("2.5", "not one of"),
-        ("nan", "not one of"),
+        ("nan", "'' is not a number"),
         ("inf", "not one of"),
         ("mild", "not a number"),
         ("", "not a number"),
@@ -574,10 +574,11 @@ def test_a_published_split_file_is_followed(source, tmp_path):
         run("octdl", source, tmp_path / "x", folds=4, split_file=str(published))
     table = published.read_text() + "gone_1,train,train,train,test\n"
     (tmp_path / "more.csv").write_text(table)
-    _, output = run(
-        "octdl", source, tmp_path / "more", split_file=str(tmp_path / "more.csv"), folds=3
-    )
-    assert "1 images of the split file are not in the source, such as gone_1" in output
+    flags = {"folds": 3, "split_file": str(tmp_path / "more.csv")}
+    with pytest.raises(Mistake, match="1 of 85 ids of the split file .* such as gone_1; .*absent"):
+        run("octdl", source, tmp_path / "more", **flags)
+    _, output = run("octdl", source, tmp_path / "more", **flags, allow_absent_ids=True)
+    assert "1 of 85 ids of the split file match none of the images, such as gone_1" in output
 
 
 def test_the_number_of_workers_changes_no_byte(source, tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
 from wlsrl_jax.data.prepare.split_file import read_split_file
+from wlsrl_jax.files import Mistake
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,17 @@ def test_usual_spellings_are_understood(tmp_path):
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(ValueError, match="is not a file"):
         read_split_file(tmp_path / "none.csv")
-    (tmp_path / "manifest.json").write_text('{"images": [{"id": "a"')
-    with pytest.raises(ValueError, match="is not a manifest"):
-        read_split_file(tmp_path / "manifest.json")
+    for text in ('{"images": [{"id": "a"', "[]", '{"images": [1]}', '{"images": [{"id": "a"}]}',
+                 '{"images": [{"id": 7, "split": "test"}]}', '{"images": {"a": "test"}}',
+                 '{"images": [{"id": "a", "split": "val"}]}',
+                 '{"images": [{"id": [], "split": ""}]}',
+                 '{"images": [{"id": "a", "split": "test"}, {"id": "a", "split": "train"}]}',
+                 '{"images": [{"id": "a", "split": "test", "folds": [{}]}]}'):  # fmt: skip
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(Mistake, match="is not a manifest"):
+            read_split_file(tmp_path / "manifest.json")
+
+
+def test_an_id_may_be_a_word_for_nothing(tmp_path):
+    (tmp_path / "splits.csv").write_text("id,split\nNA,train\nnull,test\n")
+    assert read_split_file(tmp_path / "splits.csv") == {"NA": ("train",), "null": ("test",)}

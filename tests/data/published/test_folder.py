@@ -12,8 +12,9 @@ from rich.console import Console
 from tests import sources
 from tests.tiny import load_config, run, tiny_config
 from wlsrl_jax.data.dataset import load_dataset
+from wlsrl_jax.data.names import shown
 from wlsrl_jax.data.prepare.__main__ import main, prepare
-from wlsrl_jax.data.published.folder import FolderOptions, _Index
+from wlsrl_jax.data.published.own_table import FolderOptions, ImageIndex
 from wlsrl_jax.files import Mistake
 
 CLASSES = ("drusen", "healthy")
@@ -124,7 +125,7 @@ def test_no_cell_leads_out_of_the_source(tmp_path):
     os.symlink(tmp_path, source / "up")
     text = fails(source, tmp_path / "data", "files or rows cannot be used", OPTIONS)
     for number, cell in enumerate(cells, start=2):
-        assert f"labels.csv line {number} ({cell})" in text
+        assert f"labels.csv line {number} ({shown(cell)})" in text
     assert "link that leaves --source" in text and text.count("there is no such image") == 7
     manifest, _ = make(source, tmp_path / "data", OPTIONS, on_bad_file="skip")
     assert len(manifest["images"]) == 32
@@ -139,7 +140,7 @@ def test_any_cell_finds_an_image_of_the_source_or_none(tmp_path_factory, cell):
     if not folder.exists():
         sources.write(folder / "a" / "a.png", b"x")
         sources.write(folder.parent / "a.png", b"outside")
-    path, reason = _Index(folder).find(cell)
+    path, reason = ImageIndex(folder).find(cell)
     assert path in ("", "a/a.png") and bool(path) != bool(reason)
 
 

@@ -20,7 +20,7 @@ from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
 from wlsrl_jax.data.audit.page import render
 from wlsrl_jax.data.prepare.inspect import collect, ordered_map
-from wlsrl_jax.data.published.common import DatasetSpec
+from wlsrl_jax.data.published.common import DatasetSpec, take_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake, write_json, write_whole
@@ -35,6 +35,7 @@ def audit_folder(
     workers: int | None = None,
     pictures: int = 100,
     show_ids: bool = True,
+    leading_zeros: str = "ask",
 ) -> tuple[dict[str, Any], str]:
     """Audits a data set.
 
@@ -44,6 +45,7 @@ def audit_folder(
       workers: threads; None is one a core.
       pictures: most pairs of images shown of each kind.
       show_ids: name images and patients on the page.
+      leading_zeros: of patients, see ``names.one_patient_each``.
 
     Returns:
       (document, page as HTML).
@@ -51,7 +53,9 @@ def audit_folder(
     Raises:
       Mistake: if the folder is not of the published layout, or has no usable image.
     """
-    images, problems = collect(spec, source, functools.partial(ordered_map, workers=workers))
+    mapper = functools.partial(ordered_map, workers=workers)
+    images, problems = collect(spec, source, mapper, leading_zeros)
+    notes, problems = take_notes(problems)
     if not images:
         raise Mistake(f"--source={source} holds no usable image.")
     pairs = find_pairs(images, spec.modality, workers)
@@ -68,6 +72,7 @@ def audit_folder(
         **found,
         "identical": [[images[k].record.id for k in members] for members in sets],
         "unusable": [{"path": p.path, "reason": p.reason} for p in problems],
+        "notes": notes,
     }
     page = render(spec, source, images, pairs, sets, document, pictures=pictures, show_ids=show_ids)
     return document, page
@@ -131,7 +136,7 @@ def _audit(argv: Sequence[str] | None) -> None:
     console.print(f"{found['dataset']}: {found['images']} images", highlight=False)
     for problem in found["unusable"]:
         console.print(f"unusable {problem['path']}: {problem['reason']}", markup=False)
-    for line in sentences(found):
+    for line in [*sentences(found), *(f"note: {text}" for text in found["notes"])]:
         console.print(line, markup=False, highlight=False)
     console.print(f"audit: {output / PAGE}", soft_wrap=True, highlight=False)
 

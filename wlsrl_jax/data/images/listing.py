@@ -1,21 +1,24 @@
-"""Which images a command line means: files, folders, globs and CSV lists."""
+"""Which images a command line means: files, folders, globs and lists."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.images.decode import BadImageError, is_image_name
 from wlsrl_jax.data.images.dicom import count_frames, is_dicom
+from wlsrl_jax.data.names import UNWRITABLE, is_writable, letters, shown
+from wlsrl_jax.data.tables import SUFFIXES, read_cells, read_lines, select
 from wlsrl_jax.files import Mistake
 
-COLUMN = "path"  # of a CSV list
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, no UTF-8
+COLUMN = "path"  # of a list
+_COLUMNS = frozenset(
+    "path file filename filepath image imagepath imagefile imagename fullpath".split()
+)
+"""Letters and digits of what people call that column."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Item:
         Bytes that no table can hold are shown as in ``\xff``.
         """
         name = f"{self.path}#{self.frame}" if self.frame else self.path
-        return _UNWRITABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+        return shown(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +67,11 @@ def find_images(paths: Sequence[str]) -> ImageList:
       to folders are not followed, and a link to a file outside of the folder is a problem.
     - A pattern such as ``scans/**/*.png`` is expanded here if the shell has not done it. What
       exists under the very name is no pattern.
-    - A ``.csv`` file is a list with a column "path". Relative paths are seen from the CSV's
-      folder and, links resolved, must stay in it: a list that somebody sent cannot reach other
-      files by accident. An absolute path is allowed, being plain to see.
+    - A ``.csv``, ``.tsv``, ``.txt`` or ``.xlsx`` file is a list with a column "path" (or "file",
+      "image" ...), read as the tables of ``prepare`` are; a ``.txt`` may have a path a line and
+      no header. Relative paths are seen from the list's folder and, links resolved, must stay in
+      it: a list that somebody sent cannot reach other files by accident. An absolute path is
+      allowed, being plain to see.
 
     Args:
       paths: the arguments.
@@ -88,7 +93,7 @@ def find_images(paths: Sequence[str]) -> ImageList:
                 raise Mistake(f"{argument} holds no image ({others} other files).")
             ignored += others
         elif path.exists():
-            found = _listed(path) if path.suffix.lower() == ".csv" else [Item(argument)]
+            found = _listed(path) if _is_list(path) else [Item(argument)]
         else:
             found = _expand(argument)
         for item in _frames(found):
@@ -132,28 +137,50 @@ def _unnamed_dicom(path: Path) -> bool:
     return plain and is_dicom(path)
 
 
+def _is_list(path: Path) -> bool:
+    """By its suffix; a picture may be called .txt."""
+    if path.suffix.lower() != ".txt":
+        return path.suffix.lower() in SUFFIXES
+    with path.open("rb") as file:
+        start = file.read(4096)
+    return b"\0" not in start or start.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
 def _listed(table: Path) -> list[Item]:
     folder, root = table.parent, table.parent.resolve()
     items = []
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if COLUMN not in (reader.fieldnames or ()):
-                raise Mistake(f"{table} has no column {COLUMN!r}.")
-            for row in reader:
-                text = (row[COLUMN] or "").strip()
-                where = f"{table} line {reader.line_num}"
-                if not text:
-                    raise Mistake(f"{where}: the {COLUMN} is empty.")
-                path = Path(text) if os.path.isabs(text) else folder / text
-                if not os.path.isabs(text) and not path.resolve().is_relative_to(root):
-                    raise Mistake(f"{where}: {text} leaves {folder}; give its absolute path.")
-                items.append(Item(str(path)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Mistake(f"{table} cannot be read as a CSV file in UTF-8 ({error}).") from None
+    for line, text in _paths(table):
+        where = f"{table} line {line}"
+        if not text:
+            raise Mistake(f"{where}: the {COLUMN} is empty.")
+        path = Path(text) if os.path.isabs(text) else folder / text
+        if not path.exists() and "\\" in text:  # as Windows writes it
+            text = text.replace("\\", "/")
+            path = Path(text) if os.path.isabs(text) else folder / text
+        if not os.path.isabs(text) and not path.resolve().is_relative_to(root):
+            raise Mistake(f"{where}: {shown(text)} leaves {folder}; give its absolute path.")
+        items.append(Item(str(path)))
     if not items:
         raise Mistake(f"{table} lists no image.")
     return items
+
+
+def _paths(table: Path) -> list[tuple[int, str]]:
+    """The lines and the cells of a list; a text file may have a path a line and no header."""
+    cells = read_cells(table)
+    header = {letters(name) for name in (cells[0] if cells else [])}
+    aliases = {name: COLUMN for name in (cells[0] if cells else []) if letters(name) in _COLUMNS}
+    if COLUMN in header:
+        aliases = {}
+    elif not aliases and table.suffix.lower() == ".txt":
+        return [(n, row.strip()) for n, row in enumerate(read_lines(table), start=1)]
+    elif len(aliases) > 1:
+        raise Mistake(f"{table} has the columns {' and '.join(aliases)}; call one {COLUMN!r}.")
+    elif not aliases:
+        has = ", ".join(filter(None, cells[0] if cells else [])) or "nothing"
+        raise Mistake(f"{table} has no column {COLUMN!r}; it has: {has}.")
+    rows = select(table, cells, [COLUMN], aliases={k.strip(): v for k, v in aliases.items()})
+    return [(row.line, row[COLUMN]) for row in rows]
 
 
 def _frames(items: Iterable[Item]) -> Iterator[Item]:
@@ -161,8 +188,8 @@ def _frames(items: Iterable[Item]) -> Iterator[Item]:
     for item in items:
         path = Path(item.path)
         problem = item.problem
-        if not problem and _UNWRITABLE.search(item.path):
-            problem = "its name cannot be written into a table; rename it"
+        if not problem and not is_writable(item.path):
+            problem = UNWRITABLE
         elif not problem and not path.is_file():
             problem = "there is no such file"
         if problem:

@@ -22,13 +22,13 @@ from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.data.images.steps import check_steps, parse_steps
-from wlsrl_jax.data.prepare.divide import Division, divide
+from wlsrl_jax.data.prepare.divide import Division, choose_mode, divide
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.prepare.inspect import Mapper, SourceImage, collect, ordered_map, refuse_bad
-from wlsrl_jax.data.prepare.split_file import absent, read_split_file
+from wlsrl_jax.data.prepare.split_file import follow, read_split_file
 from wlsrl_jax.data.prepare.write import is_prepared, make_manifest, write_prepared
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
-from wlsrl_jax.data.published.common import DatasetSpec, count_notes
+from wlsrl_jax.data.published.common import DatasetSpec, count_notes, take_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake
@@ -87,13 +87,15 @@ def prepare_opened(
     options: FolderOptions | None = None,
     size: tuple[int, int] | None = None,
     preprocess: Sequence[str] = (),
-    split: str = "grouped",
+    split: str = "",
     seed: int = 0,
     folds: int = 0,
     repeats: int = 0,
     on_bad_file: str = "fail",
     near_duplicates: str = "group",
     split_file: str = "",
+    allow_absent_ids: bool = False,
+    leading_zeros: str = "ask",
     allow_missing_classes: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -114,10 +116,20 @@ def prepare_opened(
     size = size or spec.size
     mapper = mapper or functools.partial(ordered_map, workers=workers)
     steps = check_steps(preprocess, spec.modality)
-    how = Division(split, seed, folds, repeats, allow_missing_classes)
-    _check_flags(how, near_duplicates)
+    _check_flags(folds, repeats, near_duplicates)
     target = dataset_dir(spec.name, data_dir)
     previous = read_split_file(Path(split_file)) if split_file else {}
+    found, problems = collect(spec, source, mapper, leading_zeros)
+    refuse_bad(problems, on_bad_file)
+    if not found:
+        raise Mistake(f"--source={source} holds no usable image.")
+    notes, problems = take_notes(problems)
+    split, said = choose_mode(split, found, is_own=options is not None, columns=folds or repeats)
+    how = Division(split, seed, folds, repeats, allow_missing_classes)
+    notes += [*said, *count_notes(spec, [i.record for i in found], problems)]
+    if previous:
+        previous, more = follow(previous, found, allow_absent_ids)
+        notes += more
     settings = {
         "size": list(size),
         "split": split,
@@ -128,19 +140,11 @@ def prepare_opened(
         "near_duplicates": near_duplicates,
         "split_file": bool(split_file),
         "allow_missing_classes": allow_missing_classes,
+        **({"allow_absent_ids": True} if allow_absent_ids else {}),
+        **({"leading_zeros": leading_zeros} if leading_zeros != "ask" else {}),
         **({"preprocess": list(steps)} if steps else {}),
         **({"folder": dataclasses.asdict(options)} if options else {}),
     }
-    found, problems = collect(spec, source, mapper)
-    refuse_bad(problems, on_bad_file)
-    if not found:
-        raise Mistake(f"--source={source} holds no usable image.")
-    notes = count_notes(spec, [i.record for i in found], problems)
-    gone = absent(previous, found)
-    if gone:
-        notes.append(
-            f"{len(gone)} images of the split file are not in the source, such as {gone[0]}."
-        )
     pairs = None if near_duplicates == "off" else find_pairs(found, spec.modality, workers)
     images, left_out, lacking = divide(
         spec,
@@ -171,12 +175,12 @@ def prepare_opened(
     return target / MANIFEST
 
 
-def _check_flags(how: Division, near_duplicates: str) -> None:
+def _check_flags(folds: int, repeats: int, near_duplicates: str) -> None:
     if near_duplicates not in NEAR_DUPLICATES:
         raise Mistake(f"--near_duplicates={near_duplicates}: use {', '.join(NEAR_DUPLICATES)}.")
-    if how.folds and how.repeats:
+    if folds and repeats:
         raise Mistake("--folds and --repeats are two ways to the same: give one of them.")
-    if how.folds < 0 or how.folds == 1 or how.repeats < 0:
+    if folds < 0 or folds == 1 or repeats < 0:
         raise Mistake("--folds must be 2 or more, --repeats 1 or more; 0 for none.")
 
 
@@ -224,7 +228,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"steps before the resize, in this order, of {', '.join(STEPS)}",
     )
-    add("--split", choices=["grouped", "official"], default="grouped")
+    add(
+        "--split",
+        choices=["grouped", "official"],
+        default="",
+        help="draw a division by patient, or take the published test set; default: your own "
+        "division (--split_column, train/val/test folders) where there is one, else grouped",
+    )
     add("--seed", type=int, default=0, help="of the division into splits")
     add("--folds", type=int, default=0, help="of a cross-validation; train with config.data.fold")
     add("--repeats", type=int, default=0, help="of a repeated hold-out; config.data.fold as well")
@@ -243,6 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="CSV with the columns id and split, or an earlier manifest.json: its images keep "
         "their splits",
     )
+    add("--allow_absent_ids", action="store_true", help="go on although listed images are absent")
     add("--allow_missing_classes", action="store_true", help="go on although a split lacks a class")
     add("--overwrite", action="store_true", help="replace an earlier preparation")
     cluster = parser.add_argument_group("a cluster that reads and resizes, with Apache Beam")

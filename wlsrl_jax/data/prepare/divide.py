@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from wlsrl_jax.data.audit.near_duplicates import Pair
 from wlsrl_jax.data.prepare.groups import (
     DEFAULT_FRACTIONS,
+    SPLITS,
     Item,
     assign_groups,
     missing_classes,
@@ -24,7 +26,8 @@ class Division:
     """How to divide.
 
     Attributes:
-      mode: "grouped", or "official" for the publisher's test set.
+      mode: "grouped"; "official" for the publisher's test set; "own" for the user's own division,
+        obeyed to the image.
       seed: another seed is another division.
       folds: of a cross-validation: each group is in test once; 0 for none.
       repeats: of a repeated hold-out: so many more divisions, by other seeds; 0 for none.
@@ -135,6 +138,8 @@ def divide(
     main, *folds = columns = _columns(images, groups, previous or {}, how)
     drawn = [_main_split(spec, images, main, how), *_folds(folds, how)]
     torn = {name for column in columns for name in column.torn}
+    if how.mode == "own":  # whoever made it said where each image is
+        torn = set()
     kept = []
     for image, group, *where in zip(images, groups, *drawn, strict=True):
         name = image.record.id
@@ -154,26 +159,78 @@ def divide(
 def _main_split(
     spec: DatasetSpec, images: Sequence[SourceImage], column: _Column, how: Division
 ) -> list[str]:
-    if how.mode != "official":
+    if how.mode == "grouped":
         return column.split(how.seed, DEFAULT_FRACTIONS)
     if not any(i.record.official for i in images):
         raise Mistake(f"{spec.name} has no official split; use --split=grouped.")
     if how.columns:
         raise Mistake("--folds and --repeats divide anew; use them with --split=grouped.")
-    is_test = [i.record.official == "test" for i in images]
+    wanted = [i.record.official for i in images]
+    obeyed = has_own_validation(images) if how.mode == "own" else False
     before = [column.previous.get(i.record.id) for i in images]
+
+    def differ(split: str, official: str) -> bool:
+        return split != official if obeyed else (split == "test") != (official == "test")
+
     moved = [
         image.record.id
-        for image, split, test in zip(images, before, is_test, strict=True)
-        if split is not None and (split == "test") != test
+        for image, split, official in zip(images, before, wanted, strict=True)
+        if split is not None and differ(split, official)
     ]
     if moved:
+        own = "the set's own division" if how.mode == "own" else "--split=official"
         raise Mistake(
-            f"--split_file and --split=official disagree on the test set: {len(moved)} images, "
+            f"--split_file and {own} disagree on the test set: {len(moved)} images, "
             f"such as {moved[0]}. Use one of them."
+            + (" --split=grouped follows the file." if how.mode == "own" else "")
         )
+    if obeyed:
+        return wanted
     share = DEFAULT_FRACTIONS["validation"] / (1.0 - DEFAULT_FRACTIONS["test"])
-    return column.around(how.seed, is_test, share)
+    return column.around(how.seed, [official == "test" for official in wanted], share)
+
+
+def has_own_validation(images: Sequence[SourceImage]) -> bool:
+    """Whether a set's own division names images of validation."""
+    return any(i.record.official == "validation" for i in images)
+
+
+def choose_mode(
+    asked: str, images: Sequence[SourceImage], *, is_own: bool, columns: int
+) -> tuple[str, list[str]]:
+    """Decides whose division is followed.
+
+    Args:
+      asked: "grouped", "official", or "" where nothing is asked for.
+      images: of the source.
+      is_own: whether the set is the user's own, which says where each image is.
+      columns: of folds or repeats.
+
+    Returns:
+      (the mode of ``Division``, sentences).
+
+    Raises:
+      Mistake: if folds are asked for of a set that is divided already.
+    """
+    parts = collections.Counter(i.record.official for i in images if i.record.official)
+    text = ", ".join(f"{name} {parts[name]}" for name in SPLITS if parts[name])
+    if not is_own:
+        if asked == "official" and parts["validation"]:
+            return asked, [
+                f"--split=official takes the published test set; the {parts['validation']} "
+                "published images of validation are divided anew, with those of training."
+            ]
+        return asked or "grouped", []
+    if not parts or asked == "grouped":
+        given = f"your own division ({text}) is not followed: --split=grouped." if parts else ""
+        return asked or "grouped", [given] if given else []
+    if columns and not asked:
+        raise Mistake(
+            f"--folds and --repeats divide anew, and this set has a division of its own ({text}); "
+            "add --split=grouped to set that aside."
+        )
+    drawn = "" if parts["validation"] else "; it names no validation, which is drawn from training"
+    return "own", [f"your own division is followed: {text}{drawn}."]
 
 
 def _folds(columns: Sequence[_Column], how: Division) -> list[list[str]]:

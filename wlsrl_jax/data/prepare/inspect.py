@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import track
 
+from wlsrl_jax.data import names
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
 from wlsrl_jax.data.images.decode import BadImageError, decode, read_file
-from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record
+from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, note, take_notes
 from wlsrl_jax.files import Mistake
 
 
@@ -112,8 +113,31 @@ def _inspect(source: Path, modality: str, file: SourceFile) -> tuple[str, int, F
     return hashlib.sha256(data).hexdigest(), len(data), fingerprint(image, modality)
 
 
+def _named(
+    records: Sequence[Record], problems: Sequence[Problem], leading_zeros: str
+) -> tuple[list[Record], list[Problem]]:
+    """Records whose names can be used, each patient in one spelling."""
+    good: list[Record] = []
+    found = [dataclasses.replace(p, path=names.shown(p.path)) for p in problems]
+    for record in records:
+        if not names.is_writable(record.path):
+            found.append(Problem(names.shown(record.path), names.UNWRITABLE))
+        elif record.patient is not None and names.is_no_patient(record.patient):
+            reason = f"patient {record.patient!r}: the image could be in train and test at once"
+            found.append(Problem(record.path, reason))
+        else:
+            good.append(record)
+    patients = [r.patient for r in good if r.patient is not None]
+    spelling, joined = names.one_patient_each(patients, leading_zeros)
+    if joined:
+        some = "; ".join(joined[:10]) + ("; ..." if len(joined) > 10 else "")
+        found.append(note(f"{len(joined)} patients in several spellings are joined: {some}."))
+    good = [dataclasses.replace(r, patient=spelling.get(r.patient or "", r.patient)) for r in good]
+    return good, found
+
+
 def collect(
-    spec: DatasetSpec, source: Path, mapper: Mapper = ordered_map
+    spec: DatasetSpec, source: Path, mapper: Mapper = ordered_map, leading_zeros: str = "ask"
 ) -> tuple[list[SourceImage], list[Problem]]:
     """Scans and reads a source folder.
 
@@ -121,12 +145,13 @@ def collect(
       spec: the data set.
       source: its folder.
       mapper: that reads; threads, one a core, if not given.
+      leading_zeros: of patients, see ``names.one_patient_each``.
 
     Returns:
-      (good images, problems), both sorted by name.
+      (good images, problems and notes), both sorted by name.
 
     Raises:
-      Mistake: if the folder is not of the published layout.
+      Mistake: if the folder is not of the published layout, or patients cannot be told apart.
     """
     if not any(source.iterdir()):
         raise Mistake(f"--source={source} is empty; unpack the download there first.")
@@ -136,19 +161,20 @@ def collect(
         raise Mistake(
             f"{error}\n({spec.name}: {' '.join((spec.scan.__doc__ or '').split())})"
         ) from None
-    records = sorted(records, key=lambda r: r.id)
+    records, problems = _named(records, problems, leading_zeros)
+    records.sort(key=lambda r: r.id)
     inspect = functools.partial(_inspect, source, spec.modality)
     files = [SourceFile(r.path) for r in records]
     found = progress(mapper(inspect, files), "reading", len(files))
-    images, names = [], set()
+    images, ids = [], set()
     for record, facts in zip(records, found, strict=True):
         if isinstance(facts, str):
             problems.append(Problem(record.path, facts))
-        elif record.id in names:
+        elif record.id in ids:
             reason = f"a second image with the id {record.id}; rename or delete one"
             problems.append(Problem(record.path, reason))
         else:
-            names.add(record.id)
+            ids.add(record.id)
             images.append(SourceImage(record, *facts))
     return images, sorted(problems, key=lambda p: p.path)
 
@@ -159,10 +185,12 @@ def refuse_bad(problems: Sequence[Problem], on_bad_file: str) -> None:
     Raises:
       Mistake: with every one of them listed.
     """
+    notes, problems = take_notes(problems)
     bad = [p for p in problems if not p.by_rule]
     if bad and on_bad_file == "fail":
         raise Mistake(
             f"{len(bad)} files or rows cannot be used:\n"
+            + "".join(f"  {text}\n" for text in notes)
             + "\n".join(f"  {p.path}: {p.reason}" for p in bad)
             + "\nCorrect them, or go on without them with --on_bad_file=skip."
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wlsrl_jax.data.matching import both_sides, join_names
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.prepare.inspect import SourceImage
-from wlsrl_jax.data.published.common import read_rows
+from wlsrl_jax.data.published import layout
+from wlsrl_jax.data.tables import csv_text, original_cell, read_cells
 from wlsrl_jax.files import Mistake
 
 NAME = "splits.csv"
-_OTHER_NAMES = {"training": "train", "val": "validation", "valid": "validation",
-                "dev": "validation", "testing": "test"}  # fmt: skip
 
 
 def columns(folds: int) -> list[str]:
@@ -33,11 +31,8 @@ def write_split_file(images: Sequence[SourceImage], folds: int) -> bytes:
     Returns:
       Its content.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns(folds))
-    writer.writerows([i.record.id, i.split, *i.folds] for i in images)
-    return text.getvalue().encode()
+    rows = ([i.record.id, i.split, *i.folds] for i in images)
+    return csv_text([columns(folds), *rows]).encode()
 
 
 def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
@@ -56,12 +51,8 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         raise Mistake(f"--split_file={path} is not a file.")
     if path.suffix.lower() == ".json":
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            return {i["id"]: (i["split"], *i.get("folds", ())) for i in manifest["images"]}
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise Mistake(f"--split_file={path} is not a manifest ({error}).") from None
-    rows = read_rows(path)
+        return _from_manifest(path)
+    rows = read_cells(path)
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if not {"id", "split"} <= set(header):
         raise Mistake(
@@ -72,16 +63,20 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
     places = [header.index(c) for c in columns(folds) if c in header]
     if len(places) < 2 + folds:
         raise Mistake(f"--split_file={path}: its folds are not fold_0 to fold_{folds - 1}.")
+    # A blank in front of every id is of the form; others may be of an id, as we wrote it.
+    ids = [row[places[0]] for row in rows[1:] if places[0] < len(row)]
+    padded = all(text.startswith(" ") for text in ids)
     found: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
             continue
-        cells = [row[p].strip() if p < len(row) else "" for p in places]
-        name, where = cells[0], [_OTHER_NAMES.get(c.lower(), c.lower()) for c in cells[1:]]
+        cells = [row[p] if p < len(row) else "" for p in places]
+        name = original_cell(cells[0].strip() if padded else cells[0])
+        where = [layout.SPLITS.get(c.strip().lower(), c.strip().lower()) for c in cells[1:]]
         unknown = [c for c in where if c not in SPLITS]
-        if not name or unknown:
+        if not name.strip() or unknown:  # "NA" may be an id, and is looked for as one
             raise Mistake(
-                f"--split_file={path} line {number} ({name or 'no id'}): "
+                f"--split_file={path} line {number} ({name.strip() or 'no id'}): "
                 f"{unknown[0] if unknown else ''!r} is not one of {', '.join(SPLITS)}."
             )
         if name in found:
@@ -90,6 +85,60 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def absent(previous: Mapping[str, tuple[str, ...]], images: Sequence[SourceImage]) -> list[str]:
-    """Ids of a split file that the source does not have."""
-    return sorted(previous.keys() - {i.record.id for i in images})
+def _from_manifest(path: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        found = {i["id"]: (i["split"], *i.get("folds", ())) for i in images}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Mistake(f"--split_file={path} is not a manifest ({error!r}).") from None
+    odd = [
+        n
+        for n, where in found.items()
+        if not isinstance(n, str) or any(w not in SPLITS for w in where)
+    ]
+    if odd or len(found) < len(images):
+        what = f"image {odd[0]!r} has no id or split" if odd else "an id stands twice"
+        raise Mistake(f"--split_file={path} is not a manifest ({what}).")
+    return found
+
+
+def follow(
+    previous: Mapping[str, tuple[str, ...]], images: Sequence[SourceImage], allow_absent: bool
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Finds the images of a split file in a source.
+
+    Args:
+      previous: id in the file -> its splits.
+      images: of the source.
+      allow_absent: whether the file may list images that the source does not have.
+
+    Returns:
+      (id in the source -> its splits, sentences on what was joined and what is absent or new).
+
+    Raises:
+      Mistake: if a listed image is absent, or all are.
+    """
+    here = [i.record.id for i in images]
+    exact = previous.keys() & set(here)
+    joined = join_names(
+        [name for name in previous if name not in exact],
+        [name for name in here if name not in exact],
+        list(previous),
+        here,
+    )
+    found = {joined.found.get(name, name): where for name, where in previous.items()}
+    gone = [name for name in previous if name not in exact and name not in joined.found]
+    new = [name for name in here if name not in found]
+    notes = joined.sentences("ids of the split file")
+    if not gone and not new:
+        return found, notes
+    text = both_sides("ids of the split file", gone, "images", new, (len(previous), len(here)))
+    if gone and (len(gone) == len(previous) or not allow_absent):
+        advice = (
+            "Give the file of this set"
+            if len(gone) == len(previous)
+            else "Restore the ids (a spreadsheet takes zeros away), or pass the others by with "
+            "--allow_absent_ids"
+        )
+        raise Mistake(f"--split_file: {text} {advice}.")
+    return {name: found[name] for name in here if name in found}, [*notes, text]

@@ -10,12 +10,14 @@ from wlsrl_jax.files import Mistake
 
 _SHARED = (
     "archives",
+    "columns",
     "common",
     "download",
     "folder",
     "layout",
     "medmnist",
     "opening",
+    "own_table",
 )  # modules that are no data set
 
 

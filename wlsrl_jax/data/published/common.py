@@ -1,22 +1,21 @@
-"""What every data set shares: its description, and reading folders and label tables."""
+"""What every data set shares: its description, and joining folders with label tables."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.images.decode import is_image_name
+from wlsrl_jax.data.matching import both_sides, join_names
+from wlsrl_jax.data.names import is_missing
 from wlsrl_jax.data.published import archives
+from wlsrl_jax.data.tables import read_table
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
 _IGNORED = ("thumbs.db", "desktop.ini")
-MAX_TABLE_BYTES = 512 * 2**20
 EYES = {
     **dict.fromkeys(("od", "r", "right", "right eye"), "right"),
     **dict.fromkeys(("os", "l", "left", "left eye"), "left"),
@@ -55,11 +54,23 @@ class Problem:
       reason: what is wrong with it.
       by_rule: left out on purpose, such as an image that its graders call ungradable: it is
         listed, and no error.
+      is_note: nothing is left out; a sentence on how the source was understood.
     """
 
     path: str
     reason: str
     by_rule: bool = False
+    is_note: bool = False
+
+
+def note(text: str) -> Problem:
+    """A sentence for whoever reads what was found, such as which spellings were joined."""
+    return Problem("", text, is_note=True)
+
+
+def take_notes(problems: Sequence[Problem]) -> tuple[list[str], list[Problem]]:
+    """Separates the sentences from what is left out."""
+    return [p.reason for p in problems if p.is_note], [p for p in problems if not p.is_note]
 
 
 Scan = Callable[[Path], tuple[list[Record], list[Problem]]]
@@ -97,119 +108,13 @@ class DatasetSpec:
     open: Callable[[Path, Path], contextlib.AbstractContextManager[Path]] = archives.opened
 
 
-def read_table(
-    path: Path,
-    columns: Sequence[str],
-    optional: Sequence[str] = (),
-    aliases: Mapping[str, str] | None = None,
-) -> list[dict[str, str]]:
-    """Reads a table with a header.
-
-    Args:
-      path: a CSV file (commas, semicolons or tabs; a byte order mark, spaces around cells and
-        another case in the header are forgiven) or an .xlsx workbook, of which the first
-        sheet is read.
-      columns: that must be there.
-      optional: columns to read where they are there; else "".
-      aliases: other name of a column -> its name.
-
-    Returns:
-      A dict a row that is not empty.
-
-    Raises:
-      Mistake: if the file or a column is missing, naming both.
-    """
-    if not path.is_file():
-        raise Mistake(
-            f"{path} is missing; it is the table with the columns "
-            f"{', '.join(columns)}. Check --source."
-        )
-    rows = read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_rows(path)
-    header = [name.strip() for name in (rows[0] if rows else [])]
-    known = {k.lower(): v for k, v in (aliases or {}).items()}
-    lower = [known.get(name.lower(), name).lower() for name in header]
-    missing = [name for name in columns if name.lower() not in lower]
-    if missing:
-        raise Mistake(
-            f"{path} has no column {', '.join(missing)}; it has: "
-            f"{', '.join(h for h in header if h) or 'nothing'}. Rename the column or fetch the "
-            "original."
-        )
-    place = {c: lower.index(c.lower()) for c in (*columns, *optional) if c.lower() in lower}
-    return [
-        {
-            c: row[place[c]].strip() if c in place and place[c] < len(row) else ""
-            for c in (*columns, *optional)
-        }
-        for row in rows[1:]
-        if any(cell.strip() for cell in row)
-    ]
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """Reads the cells of a CSV file, split at commas, semicolons or tabs.
-
-    Raises:
-      Mistake: if it is no text, or too large.
-    """
-    text = _read_text(path)
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)  # the first of them where there is none
-    try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise Mistake(f"{path} is not a readable CSV file ({error}).") from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a text file that are not blank.
-
-    Raises:
-      Mistake: if it is no text, or too large.
-    """
-    return [line for line in _read_text(path).splitlines() if line.strip()]
-
-
-def _read_text(path: Path) -> str:
-    if path.stat().st_size > MAX_TABLE_BYTES:
-        raise Mistake(f"{path} is larger than {MAX_TABLE_BYTES:,} bytes: no table of labels.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Mistake(f"{path} is not a readable CSV file ({error}).") from None
-
-
-def read_xlsx(path: Path) -> list[list[str]]:
-    """Reads the cells of the first sheet of a workbook as text.
-
-    Raises:
-      Mistake: if openpyxl is not installed, or the file is no workbook.
-    """
-    try:
-        import openpyxl
-    except ModuleNotFoundError:
-        raise Mistake(
-            f"{path} is an Excel workbook; save it as CSV beside it, or run: "
-            "pip install 'wlsrl_jax[excel]'"
-        ) from None
-    try:
-        with zipfile.ZipFile(path) as parts:
-            if sum(part.file_size for part in parts.infolist()) > MAX_TABLE_BYTES:
-                raise Mistake(f"it unpacks to more than {MAX_TABLE_BYTES:,} bytes")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        return [["" if cell is None else str(cell) for cell in row] for row in rows]
-    except Exception as error:  # openpyxl raises many kinds for damaged files
-        raise Mistake(f"{path} is not a readable workbook ({error}).") from None
-
-
 def known_attributes(**values: str | None) -> dict[str, str]:
     """Attributes of an image, without those that are empty.
 
     >>> known_attributes(eye="OD", sex="", age="61")
     {'eye': 'right', 'age': '61'}
     """
-    found = {name: value.strip() for name, value in values.items() if value and value.strip()}
+    found = {n: value.strip() for n, value in values.items() if value and not is_missing(value)}
     if "eye" in found:
         found["eye"] = EYES.get(found["eye"].lower(), found["eye"])
     return found
@@ -319,16 +224,35 @@ def match_rows(
     Returns:
       (records, problems): a row without a file, a file without a row, a name that
       stands twice, and whatever ``make`` refuses are problems.
+
+    Raises:
+      Mistake: if no row belongs to a file.
     """
     records: list[Record] = []
     problems: list[Problem] = []
+
+    def exact(name: str) -> str:
+        return name if name in files else Path(name).stem
+
+    listed = [row[key] for row in rows]
+    claimed = {stem for name in listed if (stem := exact(name)) in files}
+    joined = join_names(
+        [name for name in listed if exact(name) not in claimed],
+        sorted(files.keys() - claimed),
+        listed,
+        list(files),
+    )
+    problems += [note(text) for text in joined.sentences(f"rows of {table}")]
     used: set[str] = set()
+    unmatched = []
     for number, row in enumerate(rows, start=2):
         name = row[key]
-        stem = name if name in files else Path(name).stem
-        where = f"{table} line {number} ({name or 'empty'})"
+        stem = joined.found.get(name) or exact(name)
+        line = f"{table} line {getattr(row, 'line', number)}"
+        where = f"{line} ({name or 'empty'})"
         if stem not in files:
             problems.append(Problem(where, "there is no such image; add it or delete the row"))
+            unmatched.append(name)
             continue
         path = files[stem].relative_to(source).as_posix()
         if stem in used:
@@ -337,14 +261,22 @@ def match_rows(
         used.add(stem)
         made = make(row, files[stem])
         if isinstance(made, str):
-            problems.append(Problem(f"{path} ({table} line {number})", made))
+            problems.append(Problem(f"{path} ({line})", made))
         elif isinstance(made, Problem):
             problems.append(made)
         else:
             records.append(made)
-    for stem in sorted(files.keys() - used):
+    without_row = sorted(files.keys() - used)
+    for stem in without_row:
         path = files[stem].relative_to(source).as_posix()
         problems.append(Problem(path, f"no row in {table}; add it or move the image elsewhere"))
+    if unmatched or without_row:
+        text = both_sides(
+            f"rows of {table}", unmatched, "images", without_row, (len(rows), len(files))
+        )
+        if not used and rows and files:
+            raise Mistake(f"No row of {table} belongs to an image: {text}")
+        problems.append(note(text))
     return records, problems
 
 

@@ -22,9 +22,8 @@ from wlsrl_jax.data.published.common import (
     list_images,
     match_rows,
     parse_grade,
-    read_lines,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_lines, read_table
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 

@@ -25,8 +25,8 @@ from wlsrl_jax.data.published.common import (
     list_images,
     match_rows,
     parse_grade,
-    read_table,
 )
+from wlsrl_jax.data.tables import Row, read_table
 from wlsrl_jax.tasks import DR_GRADES
 
 _NAME = re.compile(r"(\d+)_([lr])\d+", re.IGNORECASE)
@@ -61,7 +61,7 @@ def _graded_eye(row: Mapping[str, str]) -> str:
     return "left" if re.search(r"_l\d", row["image_id"], re.IGNORECASE) else "right"
 
 
-def _rows(folder: Path, official: str, table: str) -> tuple[Path, list[dict[str, str]]]:
+def _rows(folder: Path, official: str, table: str) -> tuple[Path, list[Row]]:
     if official != "test":
         path = layout.find_file(folder, table) or folder / table
         levels = ["left_eye_DR_Level", "right_eye_DR_Level"]

@@ -2,29 +2,42 @@
 
 Class folders: ``CLASS/x.png``, or ``train/CLASS/x.png`` and so on. With ``--table``, a row an
 image; its path is looked up among the images of the source, so that no cell can lead out of it.
+Classes are compared in normal form: ``Normal`` and ``NORMAL`` are one.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import functools
-import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from wlsrl_jax.data.images.decode import is_image_name
+from wlsrl_jax.data.names import (
+    UNWRITABLE,
+    class_key,
+    cleaned,
+    is_missing,
+    is_writable,
+    known_by,
+    one_spelling,
+    shown,
+    split_names,
+)
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import (
     DatasetSpec,
     Problem,
     Record,
-    known_attributes,
     list_images,
+    note,
     parse_grade,
-    read_table,
 )
+from wlsrl_jax.data.published.own_table import FolderOptions as FolderOptions
+from wlsrl_jax.data.published.own_table import OwnRow, table_rows
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
@@ -42,42 +55,17 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PERSONAL = re.compile(r"birth|\bdob\b|surname|first ?name|last ?name|patient ?name|^name$")
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderOptions:
-    """What the command line says about a data set of one's own.
-
-    Attributes:
-      modality: "oct" or "fundus".
-      name: under which it is stored and trained on.
-      table: file with a row an image, in the source or anywhere; "" is class folders.
-      path_column: of the table, the image.
-      label_column: the class or grade.
-      patient_column: the patient; "" has none.
-      eye_column: "left", "right", "OD", "OS" ...; "" has none.
-      split_column: "train", "val", "test" ...; "" has none.
-      normal: the healthy class; "" finds it by its name.
-      classes: names in the order of the labels; empty takes those that are there.
-      attributes: other columns to keep.
-    """
-
-    modality: str
-    name: str = "folder"
-    table: str = ""
-    path_column: str = "path"
-    label_column: str = "label"
-    patient_column: str = ""
-    eye_column: str = ""
-    split_column: str = ""
-    normal: str = ""
-    classes: tuple[str, ...] = ()
-    attributes: tuple[str, ...] = ()
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``--dataset=folder``."""
 
-    def names(text: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+    def names(flag: str) -> Callable[[str], tuple[str, ...]]:
+        def parse(text: str) -> tuple[str, ...]:
+            try:
+                return split_names(text, flag)
+            except Mistake as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return parse
 
     group = parser.add_argument_group("--dataset=folder, a data set of your own")
     group.add_argument("--modality", choices=list(SIZES), help="of the images")
@@ -85,12 +73,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--table", help="CSV or .xlsx with a row an image; else class folders")
     group.add_argument("--path_column", help="of the table; default path")
     group.add_argument("--label_column", help="default label; DR grades 0-4 for fundus")
-    group.add_argument("--patient_column", help="keeps a patient in one split")
+    group.add_argument(
+        "--patient_column",
+        help="keeps a patient in one split; default patient, patient_id and the like; none",
+    )
     group.add_argument("--eye_column", help="left, right, OD or OS")
-    group.add_argument("--split_column", help="train, val or test, for --split=official")
+    group.add_argument("--split_column", help="your own division: train, val or test")
     group.add_argument("--normal", help="the healthy class")
-    group.add_argument("--classes", type=names, help="A,B,C: names in the order of the labels")
-    group.add_argument("--attributes", type=names, help="sex,age: other columns to keep")
+    group.add_argument(
+        "--classes",
+        type=names("--classes"),
+        help="A,B,C: names in the order of the labels; one with a comma in double quotes",
+    )
+    group.add_argument(
+        "--attributes", type=names("--attributes"), help="sex,age: other columns to keep"
+    )
 
 
 def take_flags(flags: dict[str, object], dataset: str) -> FolderOptions | None:
@@ -153,15 +150,16 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
     for column in options.attributes:
         if _PERSONAL.search(column.lower().replace("_", " ").strip()):
             raise Mistake(f"--attributes={column}: names and birth dates must not be kept.")
-    rows = _rows(options, source)
-    found = sorted({row.label for row in rows if row.label}, key=_by_number)
+    rows, _ = _rows(options, source)
+    spelling, _ = one_spelling((row.label for row in rows if row.label), class_key)
+    found = sorted(map(cleaned, set(spelling.values())), key=_by_number)
     if not found:
-        raise Mistake(f"{source} has no image in a folder of its class; or give --table=FILE.")
+        raise Mistake(_nothing_found(options, source, rows))
     if options.modality == "fundus":
         classes, normal = _grades(options, found), "0"
     else:
         classes = options.classes or tuple(found)
-        normal = options.normal or next((c for c in classes if c.lower() in NORMAL_NAMES), "")
+        normal = _healthy(options.normal, classes)
     if len(classes) < 2:
         raise Mistake(f"{source} has one class, {classes[0]}; there must be two at least.")
     if normal not in classes:
@@ -181,6 +179,34 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
         license="your own",
         citation="",
     )
+
+
+def _healthy(wanted: str, classes: Sequence[str]) -> str:
+    """The healthy class, as it is asked for or by its name; "" if there is none."""
+    if wanted:
+        return known_by(classes).get(class_key(wanted), "")
+    found = [c for c in classes if class_key(c) in NORMAL_NAMES]
+    if len(found) > 1:
+        raise Mistake(
+            f"{' and '.join(found)} both sound healthy; say which is with --normal=CLASS."
+        )
+    return found[0] if found else ""
+
+
+def _nothing_found(options: FolderOptions, source: Path, rows: Sequence[OwnRow]) -> str:
+    """Why a source has no image of a class."""
+    if not options.table:
+        why = rows[0] if rows else None
+        return f"{source} has no image in a folder of its class; or give --table=FILE." + (
+            f" For instance, {shown(why.path)}: {why.reason}." if why else ""
+        )
+    reasons = collections.Counter(row.reason for row in rows)
+    first = {row.reason: shown(row.path) for row in reversed(rows)}
+    text = "; ".join(
+        f"{count} times: {reason}, such as {first[reason]}"
+        for reason, count in reasons.most_common(3)
+    )
+    return f"No row of --table={options.table} can be used. {text or 'It has no row'}."
 
 
 def _by_number(text: str) -> tuple[float, str]:
@@ -209,30 +235,25 @@ def _grades(options: FolderOptions, found: Sequence[str]) -> tuple[str, ...]:
     return DR_GRADES
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """An image before its class is known to be one; ``reason`` says why it cannot be used."""
-
-    path: str
-    label: str
-    patient: str | None = None
-    official: str = ""
-    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    reason: str = ""
+def _rows(options: FolderOptions, source: Path) -> tuple[list[OwnRow], list[str]]:
+    """The images with their labels, and sentences on how they were understood."""
+    rows, notes = table_rows(options, source) if options.table else (_class_folder_rows(source), [])
+    return [
+        r if is_writable(r.path) else OwnRow(shown(r.path), "", reason=r.reason or UNWRITABLE)
+        for r in rows
+    ], notes
 
 
-def _rows(options: FolderOptions, source: Path) -> list[_Row]:
-    return _table_rows(options, source) if options.table else _class_folder_rows(source)
-
-
-def _class_folder_rows(source: Path) -> list[_Row]:
-    names = layout.children(source)
-    splits = {folder: layout.SPLITS[n] for n, folder in names.items() if n in layout.SPLITS}
-    rows: list[_Row] = []
-    for folder in layout.folders(source):
+def _class_folder_rows(source: Path) -> list[OwnRow]:
+    tops = layout.folders(source)
+    splits = {p: layout.SPLITS[n] for p in tops if (n := layout.plain(p.name)) in layout.SPLITS}
+    rows: list[OwnRow] = []
+    for folder in tops:
         if splits and folder not in splits:
             where = folder.relative_to(source).as_posix()
-            rows.append(_Row(where, "", reason="beside train/val/test folders; move it elsewhere"))
+            rows.append(
+                OwnRow(where, "", reason="beside train/val/test folders; move it elsewhere")
+            )
     for top, official in splits.items() or [(source, "")]:
         for folder in layout.folders(top):
             if layout.folders(folder) and not any(is_image_name(p) for p in folder.iterdir()):
@@ -241,86 +262,20 @@ def _class_folder_rows(source: Path) -> list[_Row]:
                     "may only be train/, val/ and test/."
                 )
             images, odd = list_images(folder, source)
-            rows += [_Row(p.path, "", reason=p.reason) for p in odd]
+            rows += [OwnRow(p.path, "", reason=p.reason) for p in odd]
+            if is_missing(folder.name):
+                reason = f"the folder {folder.name!r} says that the class is missing; rename it"
+                rows += [
+                    OwnRow(p.relative_to(source).as_posix(), "", reason=reason) for p in images
+                ]
+                continue
             rows += [
-                _Row(p.relative_to(source).as_posix(), folder.name, official=official)
+                OwnRow(p.relative_to(source).as_posix(), folder.name, official=official)
                 for p in images
             ]
     loose = [p for top in {source, *splits} for p in sorted(top.iterdir()) if is_image_name(p)]
     reason = "not in a folder of its class; move it into one, or use --table"
-    return rows + [_Row(p.relative_to(source).as_posix(), "", reason=reason) for p in loose]
-
-
-class _Index:
-    """The images below a folder, by path, by name and by name without suffix."""
-
-    def __init__(self, source: Path) -> None:
-        self.paths: dict[str, str] = {}
-        self.names: dict[str, list[str]] = {}
-        self.outside: set[str] = set()
-        root = source.resolve()
-        for here, folders, files in os.walk(source):  # does not follow links to folders
-            folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-            for file in sorted(files):
-                path = Path(here, file)
-                if not is_image_name(path):
-                    continue
-                relative = path.relative_to(source).as_posix()
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
-                    self.outside.add(relative)
-                self.paths[relative] = relative
-                for key in {file, path.stem, relative.rsplit(".", 1)[0]}:
-                    self.names.setdefault(key, []).append(relative)
-
-    def find(self, cell: str) -> tuple[str, str]:
-        """(Relative path of the image, or "" and why not)."""
-        wanted = str(PurePosixPath(cell.replace("\\", "/")))
-        while wanted.startswith("./"):
-            wanted = wanted[2:]
-        found = [wanted] if wanted in self.paths else self.names.get(wanted, [])
-        if len(found) > 1:
-            return "", f"{len(found)} images have this name, such as {found[0]} and {found[1]}"
-        if not found:
-            return "", "there is no such image in --source; add it or delete the row"
-        if found[0] in self.outside:
-            return "", "a link that leaves --source; copy the file"
-        return found[0], ""
-
-
-def _table_rows(options: FolderOptions, source: Path) -> list[_Row]:
-    inside = source / options.table
-    table = inside if inside.is_file() else Path(options.table)
-    optional = (options.patient_column, options.eye_column, options.split_column)
-    needed = [options.path_column, options.label_column, *filter(None, optional)]
-    found = read_table(table, [*dict.fromkeys((*needed, *options.attributes))])
-    index, rows, used = _Index(source), [], {}
-    for number, row in enumerate(found, start=2):
-        cell = row[options.path_column]
-        where = f"{table.name} line {number} ({cell or 'empty'})"
-        path, reason = index.find(cell) if cell else ("", "no path")
-        if path in used and not reason:
-            reason = f"a second row for {path}; keep one"
-        patient = row[options.patient_column] if options.patient_column else None
-        if patient == "" and not reason:
-            reason = f"no {options.patient_column}: the image could be in train and test at once"
-        split = row[options.split_column] if options.split_column else ""
-        official = layout.SPLITS.get(layout.plain(split), "") if split else ""
-        if split and not official and not reason:
-            reason = f"split {split!r} is not one of train, val, test"
-        label = row[options.label_column]
-        if not label and not reason:
-            reason = f"no {options.label_column}"
-        if path:
-            used[path] = where
-        eye = row[options.eye_column] if options.eye_column else None
-        others = {name: row[name] for name in options.attributes}
-        attributes = known_attributes(**{**others, **({"eye": eye} if eye else {})})
-        if reason:
-            rows.append(_Row(where, "", reason=reason))
-        else:
-            rows.append(_Row(path, label, patient, official, attributes))
-    reason = f"no row in {table.name}; add it or move the image elsewhere"
-    return rows + [_Row(p, "", reason=reason) for p in sorted(index.paths.keys() - used.keys())]
+    return rows + [OwnRow(p.relative_to(source).as_posix(), "", reason=reason) for p in loose]
 
 
 def _scan(
@@ -328,12 +283,20 @@ def _scan(
 ) -> tuple[list[Record], list[Problem]]:
     """Reads class folders, with train/ val/ test/ above them or not, or the rows of --table."""
     records: list[Record] = []
-    problems: list[Problem] = []
-    for row in _rows(options, source):
+    rows, notes = _rows(options, source)
+    problems = [note(text) for text in notes]
+    known = known_by(classes)
+    if options.modality == "oct":
+        labels = (row.label for row in rows if row.label)
+        _, joined = one_spelling(labels, class_key)
+        problems += [note(f"one class in several spellings: {text}.") for text in joined]
+    for row in rows:
         if row.reason:
             problems.append(Problem(row.path, row.reason))
             continue
-        label = _grade(row.label) if options.modality == "fundus" else row.label
+        label = _grade(row.label) if options.modality == "fundus" else known.get(
+            class_key(row.label)
+        )  # fmt: skip
         if label in classes:
             identity = row.path.rsplit(".", 1)[0]
             place = classes.index(label)

@@ -14,6 +14,7 @@ SPLITS = {
     "training": "train",
     "val": "validation",
     "valid": "validation",
+    "dev": "validation",
     "validation": "validation",
     "test": "test",
     "testing": "test",

@@ -22,9 +22,8 @@ from wlsrl_jax.data.published.common import (
     list_images,
     match_rows,
     parse_grade,
-    read_rows,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_rows, read_table
 from wlsrl_jax.tasks import DR_GRADES
 
 TABLE = "messidor_data.csv"
@@ -68,7 +67,8 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     )
     images, problems = list_images(_image_folder(root), source)
     files, twice = by_stem(images, source, lower=True)
-    rows = [{**row, "image_id": Path(row["image_id"]).stem.lower()} for row in rows]
+    for row in rows:
+        row["image_id"] = Path(row["image_id"]).stem.lower()
     pairs = _pairs(root)
 
     def make(row: Mapping[str, str], path: Path) -> Record | Problem | str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wlsrl_jax.data.names import class_key
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, list_images
 
@@ -42,7 +43,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
                 if len(parts) != 3 or not all(parts):
                     reason = "the name is not CLASS-PATIENT-NUMBER, so the patient is unknown"
                     problems.append(Problem(relative.as_posix(), reason))
-                elif parts[0] != name:
+                elif class_key(parts[0]) != class_key(name):
                     reason = f"the name says {parts[0]}, the folder {name}; correct one"
                     problems.append(Problem(relative.as_posix(), reason))
                 else:

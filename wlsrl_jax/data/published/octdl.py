@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from wlsrl_jax.data.names import class_key, known_by
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import (
     DatasetSpec,
@@ -17,8 +18,8 @@ from wlsrl_jax.data.published.common import (
     known_attributes,
     list_images,
     match_rows,
-    read_table,
 )
+from wlsrl_jax.data.tables import read_table
 
 CLASSES = ("AMD", "DME", "ERM", "NO", "RAO", "RVO", "VID")
 TABLE = "OCTDL_labels.csv"
@@ -41,11 +42,12 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         images += found
         problems += odd
     files, twice = by_stem(images, source)
+    known = known_by(CLASSES)
 
     def make(row: Mapping[str, str], path: Path) -> Record | str:
-        disease, folder = row["disease"], path.parent.name
-        if disease not in CLASSES:
-            return f"disease {disease!r} is not one of {', '.join(CLASSES)}"
+        disease, folder = known.get(class_key(row["disease"])), path.parent.name
+        if disease is None:
+            return f"disease {row['disease']!r} is not one of {', '.join(CLASSES)}"
         if disease != folder:
             return f"the table says {disease}, the folder {folder}; correct one"
         if not row["patient_id"]:

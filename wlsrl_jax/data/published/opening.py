@@ -21,6 +21,12 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
         "--source", required=True, type=Path, help="folder as published, or an archive of it"
     )
     parser.add_argument("--workers", type=int, help="threads; default one a core")
+    parser.add_argument(
+        "--leading_zeros",
+        choices=["ask", "same", "different"],
+        default="ask",
+        help="whether 007 and 7 are one patient, where both occur",
+    )
     folder.add_flags(parser)
 
 
