@@ -23,7 +23,11 @@ def names(listed, folder):
 
 def test_folders_patterns_and_the_same_file_twice(folder, monkeypatch):
     listed = find_images([str(folder)])
-    assert names(listed, folder) == ["a.PNG", "b.png", "deep/er/c.jpg"] and listed.ignored == 1
+    assert names(listed, folder) == ["a.PNG", "b.png", "deep/er/c.jpg"]
+    assert listed.passed_over == {
+        "hidden files or folders": 2,
+        "files whose names are not of images": 1,
+    }
     assert len(find_images([str(folder), str(folder / "b.png"), f"{folder}/./b.png"]).items) == 3
     assert names(find_images([f"{folder}/**/*.jpg"]), folder) == ["deep/er/c.jpg"]
     (folder / "[1].png").write_bytes(picture(1))  # its name would be a pattern

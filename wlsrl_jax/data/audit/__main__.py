@@ -19,6 +19,7 @@ from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
 from wlsrl_jax.data.audit.page import render
+from wlsrl_jax.data.images.set_range import add_flag
 from wlsrl_jax.data.prepare.inspect import collect, ordered_map
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.data.published.folder import FolderOptions
@@ -35,6 +36,7 @@ def audit_folder(
     workers: int | None = None,
     pictures: int = 100,
     show_ids: bool = True,
+    pixel_bits: str = "",
 ) -> tuple[dict[str, Any], str]:
     """Audits a data set.
 
@@ -44,6 +46,7 @@ def audit_folder(
       workers: threads; None is one a core.
       pictures: most pairs of images shown of each kind.
       show_ids: name images and patients on the page.
+      pixel_bits: of ``collect``.
 
     Returns:
       (document, page as HTML).
@@ -51,7 +54,9 @@ def audit_folder(
     Raises:
       Mistake: if the folder is not of the published layout, or has no usable image.
     """
-    images, problems = collect(spec, source, functools.partial(ordered_map, workers=workers))
+    mapper = functools.partial(ordered_map, workers=workers)
+    source_images = collect(spec, source, mapper, pixel_bits=pixel_bits)
+    images, problems = source_images.images, source_images.problems
     if not images:
         raise Mistake(f"--source={source} holds no usable image.")
     pairs = find_pairs(images, spec.modality, workers)
@@ -68,8 +73,19 @@ def audit_folder(
         **found,
         "identical": [[images[k].record.id for k in members] for members in sets],
         "unusable": [{"path": p.path, "reason": p.reason} for p in problems],
+        "notes": source_images.notes,
     }
-    page = render(spec, source, images, pairs, sets, document, pictures=pictures, show_ids=show_ids)
+    page = render(
+        spec,
+        source,
+        images,
+        pairs,
+        sets,
+        document,
+        pictures=pictures,
+        show_ids=show_ids,
+        pixel_range=source_images.pixel_range,
+    )
     return document, page
 
 
@@ -123,12 +139,15 @@ def _audit(argv: Sequence[str] | None) -> None:
     parser.add_argument(
         "--hide_ids", action="store_true", help="no names of images or patients on the page"
     )
+    add_flag(parser)
     flags = vars(parser.parse_args(argv))
     name, source, options = take_source_flags(flags)
     output, show_ids = flags.pop("output"), not flags.pop("hide_ids")
     found = run(name, source, output, options=options, show_ids=show_ids, **flags)
     console = Console()
     console.print(f"{found['dataset']}: {found['images']} images", highlight=False)
+    for note in found["notes"]:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     for problem in found["unusable"]:
         console.print(f"unusable {problem['path']}: {problem['reason']}", markup=False)
     for line in sentences(found):

@@ -21,6 +21,7 @@ from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
+from wlsrl_jax.data.images.set_range import add_flag
 from wlsrl_jax.data.images.steps import check_steps, parse_steps
 from wlsrl_jax.data.prepare.divide import Division, divide
 from wlsrl_jax.data.prepare.groups import SPLITS
@@ -87,6 +88,7 @@ def prepare_opened(
     options: FolderOptions | None = None,
     size: tuple[int, int] | None = None,
     preprocess: Sequence[str] = (),
+    pixel_bits: str = "",
     split: str = "grouped",
     seed: int = 0,
     folds: int = 0,
@@ -129,13 +131,18 @@ def prepare_opened(
         "split_file": bool(split_file),
         "allow_missing_classes": allow_missing_classes,
         **({"preprocess": list(steps)} if steps else {}),
+        **({"pixel_bits": pixel_bits} if pixel_bits else {}),
         **({"folder": dataclasses.asdict(options)} if options else {}),
     }
-    found, problems = collect(spec, source, mapper)
+    source_images = collect(spec, source, mapper, pixel_bits=pixel_bits)
+    found, problems = source_images.images, source_images.problems
+    pixel_range = source_images.pixel_range
     refuse_bad(problems, on_bad_file)
     if not found:
         raise Mistake(f"--source={source} holds no usable image.")
-    notes = count_notes(spec, [i.record for i in found], problems)
+    # A page more is no image more than the publisher counts.
+    counted = [i.record for i in found if i.record.frame <= 1]
+    notes = [*source_images.notes, *count_notes(spec, counted, problems)]
     gone = absent(previous, found)
     if gone:
         notes.append(
@@ -155,10 +162,20 @@ def prepare_opened(
         pairs = reindexed(pairs, found, images)
     findings = {**audit(images, pairs, spec.modality), "missing_classes": lacking}
     problems = [*problems, *left_out]
-    manifest = make_manifest(spec, images, problems, settings, findings, notes)
+    manifest = make_manifest(spec, images, problems, settings, findings, notes, pixel_range)
     done = is_prepared(target, manifest, overwrite)
     if not done:
-        write_prepared(spec, source, images, size, manifest, target, steps=steps, mapper=mapper)
+        write_prepared(
+            spec,
+            source,
+            images,
+            size,
+            manifest,
+            target,
+            steps=steps,
+            pixel_range=pixel_range,
+            mapper=mapper,
+        )
     console.print(table(spec, images))
     for line in sentences(findings):
         console.print(line, markup=False, highlight=False)
@@ -224,6 +241,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"steps before the resize, in this order, of {', '.join(STEPS)}",
     )
+    add_flag(parser)
     add("--split", choices=["grouped", "official"], default="grouped")
     add("--seed", type=int, default=0, help="of the division into splits")
     add("--folds", type=int, default=0, help="of a cross-validation; train with config.data.fold")

@@ -40,6 +40,15 @@ def folders(parent: Path) -> list[Path]:
     )
 
 
+def linked_folders(parent: Path) -> list[Path]:
+    """The links to folders in a folder, by name; ``folders`` leaves them out."""
+    return sorted(
+        p
+        for p in parent.iterdir()
+        if p.is_symlink() and p.is_dir() and not p.name.startswith((".", "__MACOSX"))
+    )
+
+
 def _levels(source: Path) -> Iterator[list[Path]]:
     level = [source]
     for _ in range(MAX_DEPTH + 1):
@@ -68,8 +77,14 @@ def find_root(source: Path, fits: Callable[[Path], bool], what: str) -> Path:
             raise Mistake(f"{source} holds {what} several times: {names}. Name one in --source.")
         if found:
             return found[0]
-    here = ", ".join(p.name + ("/" if p.is_dir() else "") for p in sorted(source.iterdir())[:8])
+    here = ", ".join(_shown(p) for p in sorted(source.iterdir())[:8])
     raise Mistake(f"{source} does not hold {what}; it holds: {here or 'nothing'}.")
+
+
+def _shown(path: Path) -> str:
+    if path.is_symlink() and path.is_dir():
+        return f"{path.name} (a link to a folder, which is not followed; copy the folder)"
+    return f"{path.name}/" if path.is_dir() else path.name
 
 
 def children(parent: Path) -> dict[str, Path]:
