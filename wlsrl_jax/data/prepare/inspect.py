@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, t
 from wlsrl_jax.data.images.frames import count_images, may_hold_several
 from wlsrl_jax.data.images.read_image import FLAG, Extent, PixelRange, Wide, decide_range
 from wlsrl_jax.data.images.set_range import parse_flag, range_line, range_mistakes
+from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record
 from wlsrl_jax.files import Mistake
 
@@ -132,6 +133,16 @@ def _inspect(
     return digest(data, file.frame), len(data), fingerprint(image, modality)
 
 
+def _unfollowed(source: Path, records: Sequence[Record]) -> list[Problem]:
+    """The links to folders that no scan went into."""
+    linked = {p.relative_to(source).as_posix() for p in layout.linked_folders(source)}
+    if linked:
+        places = {r.path.rpartition("/")[0] for r in records}
+        linked -= {str(p) for place in places for p in [place, *PurePosixPath(place).parents]}
+    reason = "a link to a folder, which is not followed; copy the folder"
+    return [Problem(path, reason) for path in sorted(linked)]
+
+
 def _pages(record: Record, source: Path) -> list[Record]:
     """A record for each page of a file of several, with the label of the file."""
     path = source / record.path
@@ -191,6 +202,7 @@ def collect(
         raise Mistake(
             f"{error}\n({spec.name}: {' '.join((spec.scan.__doc__ or '').split())})"
         ) from None
+    problems = [*problems, *_unfollowed(source, records)]
     files = sorted(records, key=lambda r: r.id)
     records = [page for record in files for page in _pages(record, source)]
     found, pixel_range = _look(spec, source, records, mapper, given)

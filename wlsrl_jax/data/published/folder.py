@@ -39,7 +39,6 @@ GRADE_NAMES = {
 }
 """Usual names of the grades of the international severity scale."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_LINKED = "a link to a folder, which is not followed; copy the folder"
 _PERSONAL = re.compile(r"birth|\bdob\b|surname|first ?name|last ?name|patient ?name|^name$")
 
 
@@ -157,14 +156,18 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
     rows = _rows(options, source)
     found = sorted({row.label for row in rows if row.label}, key=_by_number)
     if not found:
-        raise Mistake(f"{source} has no image in a folder of its class; or give --table=FILE.")
+        raise Mistake(
+            f"{source} has no image in a folder of its class; or give --table=FILE.{_links(source)}"
+        )
     if options.modality == "fundus":
         classes, normal = _grades(options, found), "0"
     else:
         classes = options.classes or tuple(found)
         normal = options.normal or next((c for c in classes if c.lower() in NORMAL_NAMES), "")
     if len(classes) < 2:
-        raise Mistake(f"{source} has one class, {classes[0]}; there must be two at least.")
+        raise Mistake(
+            f"{source} has one class, {classes[0]}; there must be two at least.{_links(source)}"
+        )
     if normal not in classes:
         raise Mistake(
             f"Say which class is healthy with --normal=CLASS; there are {', '.join(classes)}."
@@ -182,6 +185,11 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
         license="your own",
         citation="",
     )
+
+
+def _links(source: Path) -> str:
+    names = ", ".join(p.name for p in layout.linked_folders(source)[:4])
+    return f" Links to folders are not followed; copy the folders: {names}." if names else ""
 
 
 def _by_number(text: str) -> tuple[float, str]:
@@ -247,9 +255,6 @@ def _class_folder_rows(source: Path) -> list[_Row]:
                 _Row(p.relative_to(source).as_posix(), folder.name, official=official)
                 for p in images
             ]
-    # A class that is a link would be missing without a word.
-    linked = [p for top in {source, *splits} for p in layout.linked_folders(top)]
-    rows += [_Row(p.relative_to(source).as_posix(), "", reason=_LINKED) for p in linked]
     loose = [p for top in {source, *splits} for p in sorted(top.iterdir()) if is_image_name(p)]
     reason = "not in a folder of its class; move it into one, or use --table"
     return rows + [_Row(p.relative_to(source).as_posix(), "", reason=reason) for p in loose]
@@ -262,12 +267,9 @@ class _Index:
         self.paths: dict[str, str] = {}
         self.names: dict[str, list[str]] = {}
         self.outside: set[str] = set()
-        self.linked: list[str] = []  # folders
         root = source.resolve()
         for here, folders, files in os.walk(source):  # does not follow links to folders
             folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-            links = [Path(here, f) for f in folders if Path(here, f).is_symlink()]
-            self.linked += [p.relative_to(source).as_posix() for p in links]
             for file in sorted(files):
                 path = Path(here, file)
                 if not is_image_name(path):
@@ -326,7 +328,6 @@ def _table_rows(options: FolderOptions, source: Path) -> list[_Row]:
             rows.append(_Row(where, "", reason=reason))
         else:
             rows.append(_Row(path, label, patient, official, attributes))
-    rows += [_Row(path, "", reason=_LINKED) for path in index.linked]
     reason = f"no row in {table.name}; add it or move the image elsewhere"
     return rows + [_Row(p, "", reason=reason) for p in sorted(index.paths.keys() - used.keys())]
 

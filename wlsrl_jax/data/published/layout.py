@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wlsrl_jax.data.images.decode import is_image_name
 from wlsrl_jax.files import Mistake
 
 MAX_DEPTH = 5
@@ -40,13 +42,24 @@ def folders(parent: Path) -> list[Path]:
     )
 
 
-def linked_folders(parent: Path) -> list[Path]:
-    """The links to folders in a folder, by name; ``folders`` leaves them out."""
-    return sorted(
-        p
-        for p in parent.iterdir()
-        if p.is_symlink() and p.is_dir() and not p.name.startswith((".", "__MACOSX"))
-    )
+def linked_folders(source: Path) -> list[Path]:
+    """Links to folders with images, anywhere below a folder, by name.
+
+    ``folders`` leaves them out, and a class that is one would be missing without a word. A link
+    back to where it lies is none.
+    """
+    found = []
+    for here, inner, _ in os.walk(source):
+        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
+        for path in (Path(here, name) for name in inner):
+            loop = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+            if path.is_symlink() and not loop and _holds_image(path):
+                found.append(path)
+    return sorted(found)
+
+
+def _holds_image(folder: Path) -> bool:
+    return any(is_image_name(Path(name)) for _, _, files in os.walk(folder) for name in files)
 
 
 def _levels(source: Path) -> Iterator[list[Path]]:
