@@ -85,7 +85,7 @@ def read_images(
       pixel_bits: value of ``--pixel_bits``.
 
     Returns:
-      (file name without suffix, uint8 ``[H, W, C]`` of the model's input size) of each.
+      (file name without suffix, and frame where there are several, uint8 ``[H, W, C]`` of the model's input size) of each.
 
     Raises:
       Mistake: naming every file that cannot be read.
@@ -101,7 +101,8 @@ def read_images(
             if item.problem:
                 raise BadImageError(item.problem)
             image = read_input(Path(item.path), spec, item.frame).image
-            found.append((Path(item.name).stem, image))
+            stem = Path(item.path).stem
+            found.append((f"{stem}_{item.frame}" if item.frame else stem, image))
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:

@@ -16,6 +16,7 @@ from wlsrl_jax.data.images.read_image import (
     Wide,
     count_pages,
     decide_range,
+    has_wide_pixels,
 )
 
 GREY = wide.grey()
@@ -128,7 +129,7 @@ def test_an_image_that_cannot_be_of_the_range_is_refused():
     with pytest.raises(BadImageError, match="4095 is outside of 0 to 1023"):
         decode(data, 1, 0, PixelRange(10, given=True))
     with pytest.raises(BadImageError, match="nearly black in 0 to 65535"):
-        decode(data, 1, 0, PixelRange(16))
+        decode(png(TWELVE // 2), 1, 0, PixelRange(16))
     assert decode(data, 1, 0, PixelRange(16, given=True)).max() == 16  # the user insists
 
 
@@ -178,3 +179,21 @@ def test_an_animation_is_no_picture():
     frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
     with pytest.raises(BadImageError, match="2 pages"):
         decode(file.getvalue(), 1)
+
+
+def test_an_image_that_fills_fewer_bits_than_the_others_is_refused():
+    """12 bits among 14: not black enough to see, and four times too dark."""
+    with pytest.raises(BadImageError, match="exactly 4095, all of 12 bits"):
+        decode(png(TWELVE), 1, 0, PixelRange(14))
+    assert decode(png(TWELVE - (TWELVE == 4095)), 1, 0, PixelRange(14)).max() == 64
+
+
+def test_8_bit_files_are_not_decoded_to_find_the_range(tmp_path):
+    for name, data in {"a.png": png(TWELVE), "b.tif": tiff(TWELVE), "c.png": None, "d.tif": None,
+                       "e.jpg": None, "f.png": b"", "g.tif": b"II*\0"}.items():  # fmt: skip
+        if data is None:
+            Image.fromarray(GREY).save(tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(data)
+    found = [p.name for p in sorted(tmp_path.iterdir()) if has_wide_pixels(p)]
+    assert found == ["a.png", "b.tif"]

@@ -113,17 +113,32 @@ def _shown(pydicom: Any, pixels: np.ndarray, data: Any) -> Image.Image | Wide:
     if data.PhotometricInterpretation == "PALETTE COLOR":
         colours = pydicom.pixels.apply_color_lut(pixels, data)
         return Image.fromarray(colours) if colours.dtype == np.uint8 else Wide(colours)
-    bits = int(data.BitsStored)
-    open_range = bits == int(data.BitsAllocated) and bits > 8
+    bits, open_range = int(data.BitsStored), _is_open(data)
     if pixels.ndim == 3:
         return Wide(pixels) if open_range else Image.fromarray(_to_bytes(pixels, 0, 2**bits - 1))
-    said = ("WindowWidth", "VOILUTSequence", "ModalityLUTSequence")
-    if open_range and not any(data.get(name) for name in said):
+    if open_range:
         # A rescaling alone moves black and white with the values.
         falling = float(data.get("RescaleSlope") or 1) < 0
         return Wide(pixels, inverted=_inverted(data) != falling)
     grey = _to_bytes(*_windowed(pydicom, pixels, data))
     return Image.fromarray(255 - grey if _inverted(data) else grey)
+
+
+def _is_open(data: Any) -> bool:
+    """Whether the header leaves open what is white: its bits are only the width of the type."""
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        return int(data.RedPaletteColorLookupTableDescriptor[2]) > 8
+    said = ("WindowWidth", "VOILUTSequence", "ModalityLUTSequence")
+    wide = 8 < int(data.BitsStored) == int(data.BitsAllocated)
+    return wide and (int(data.SamplesPerPixel) > 1 or not any(data.get(name) for name in said))
+
+
+def has_open_range(path: Path) -> bool:
+    """Whether the pixels of a DICOM file are wide and its header does not say what is white."""
+    try:
+        return _is_open(_open(path, stop_before_pixels=True))
+    except Exception:  # whatever is wrong with it is told where it is read
+        return False
 
 
 def _inverted(data: Any) -> bool:

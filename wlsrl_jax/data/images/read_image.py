@@ -155,16 +155,23 @@ class Wide:
 
 
 def _check_fits(found: Extent, where: PixelRange) -> None:
+    text = f"{where.describe()}, the range of these images"
+    alone = f"if its own is another, use this file alone, with {FLAG}"
     if found.high > where.high or (found.low < where.low and where.signed):
         worst = found.high if found.high > where.high else found.low
+        raise UnreadableError(f"a pixel of {worst} is outside of {text}; {alone}")
+    if where.given:
+        return
+    full = [] if where.signed else [2**b - 1 for b in _BITS if b < where.bits]
+    if found.high in full:
+        bits = found.high.bit_length()
         raise UnreadableError(
-            f"a pixel of {worst} is outside of {where.describe()}, the range of these images; if "
-            f"it is another, predict or prepare this file apart, with {FLAG}"
+            f"its largest pixel is exactly {found.high}, all of {bits} bits, and not of {text}; "
+            f"{alone}"
         )
-    if not where.given and (found.high - where.low) * _DARKEST < where.high - where.low:
+    if (found.high - where.low) * _DARKEST < where.high - where.low:
         raise UnreadableError(
-            f"its largest pixel, {found.high}, would be nearly black in {where.describe()}, the "
-            f"range of these images; if it has another, take this file apart, with {FLAG}"
+            f"its largest pixel, {found.high}, would be nearly black in {text}; {alone}"
         )
 
 
@@ -263,6 +270,21 @@ def check_size(width: int, height: int) -> None:
         raise UnreadableError(f"{width}x{height} pixels; a side is above {MAX_SIDE:,} pixels")
     if min(width, height) < MIN_SIDE:
         raise UnreadableError(f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels")
+
+
+def has_wide_pixels(path: Path) -> bool:
+    """Whether the (first) picture of a file has more than 8 bits a channel; reads its header."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(25)
+            if head.startswith(_PNG):
+                return head[24:] == b"\x10"
+            if head[:2] not in (b"II", b"MM"):
+                return False
+            with Image.open(file, formats=FORMATS) as image:
+                return _is_wide(image, file)
+    except Exception:  # whatever is wrong with it is told where it is read
+        return False
 
 
 def count_pages(path: Path) -> int:

@@ -18,11 +18,11 @@ from wlsrl_jax.data.images.read_image import (
     RangeError,
     Wide,
     decide_range,
+    has_wide_pixels,
 )
 from wlsrl_jax.files import Mistake
 
 _PART = 1024  # images that wait for threads at a time
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -64,17 +64,17 @@ def range_line(pixel_range: PixelRange) -> str:
     )
 
 
-def may_be_wide(path: Path) -> bool:
-    """Whether the first bytes of a file allow for pixels of more than 8 bits of unknown range.
+def may_need_range(path: Path) -> bool:
+    """Whether the header of a file allows for wide pixels of unknown range.
 
-    Only images for which this holds are decoded to find the range of a set.
+    Only images for which this holds are decoded to find the range of a set: 8-bit ones are not
+    decoded twice.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(26)
-    except OSError:
-        return False
-    return head[:4] in _TIFF or head[24:25] == b"\x10" or is_dicom(path)
+    if is_dicom(path):
+        from wlsrl_jax.data.images.dicom import has_open_range  # an optional package
+
+        return has_open_range(path)
+    return has_wide_pixels(path)
 
 
 def set_range(items: Iterable[Item], threads: int | None = None) -> PixelRange | None:
@@ -92,7 +92,10 @@ def set_range(items: Iterable[Item], threads: int | None = None) -> PixelRange |
     """
 
     def found() -> Iterator[Extent]:
-        candidates = (i for i in items if not i.problem and may_be_wide(Path(i.path)))
+        good = (i for i in items if not i.problem)
+        # Frames of a volume follow each other.
+        files = itertools.groupby(good, key=lambda i: i.path)
+        candidates = (i for path, frames in files if may_need_range(Path(path)) for i in frames)
         with ThreadPoolExecutor(threads) as pool:
             while part := list(itertools.islice(candidates, _PART)):
                 yield from filter(None, pool.map(_extent, part))
