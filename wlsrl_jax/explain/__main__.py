@@ -85,7 +85,8 @@ def read_images(
       pixel_bits: value of ``--pixel_bits``.
 
     Returns:
-      (file name without suffix, and frame where there are several, uint8 ``[H, W, C]`` of the model's input size) of each.
+      (file name without suffix, with the frame where there are several; uint8 ``[H, W, C]`` of
+      the model's input size) of each.
 
     Raises:
       Mistake: naming every file that cannot be read.

@@ -158,4 +158,13 @@ def test_links_without_images_and_loops_are_no_problem(tmp_path):
     (tmp_path / "notes").mkdir()
     (source / "notes").symlink_to(tmp_path / "notes")
     (source / "loop").symlink_to(source)
-    assert not prepared(source, tmp_path / "data")["skipped"]
+    manifest = prepared(source, tmp_path / "data")
+    assert not manifest["skipped"] and not manifest["notes"]
+
+
+def test_hidden_images_are_counted(tmp_path):
+    source = class_folders(tmp_path / "in", eight)
+    for name in (".a.png", "._b.png", ".DS_Store"):
+        (source / CLASSES["oct"][0] / name).write_bytes(eight(phantom(0, 9)))
+    notes = prepared(source, tmp_path / "data")["notes"]
+    assert notes == [f"1 hidden images are passed over, such as {CLASSES['oct'][0]}/.a.png."]

@@ -96,10 +96,13 @@ def find_images(paths: Sequence[str]) -> ImageList:
         else:
             found, others = _expand(argument)
             passed_over += others
+        before = set(items)
         for item in _frames(found):
             # The same file under two spellings is one image.
-            items.setdefault(f"{os.path.abspath(item.path)}#{item.frame}", item)
-    return ImageList(list(items.values()), dict(passed_over))
+            key = f"{os.path.abspath(item.path)}#{item.frame}"
+            passed_over[_TWICE] += key in before
+            items.setdefault(key, item)
+    return ImageList(list(items.values()), dict(+passed_over))
 
 
 def _expand(pattern: str) -> tuple[list[Item], collections.Counter[str]]:
@@ -120,6 +123,7 @@ def _expand(pattern: str) -> tuple[list[Item], collections.Counter[str]]:
     return found, passed_over
 
 
+_TWICE = "images that were named before"
 _HIDDEN = "hidden files or folders"
 _OTHER = "files whose names are not of images"
 _LINKED = "links to folders whose images are taken where they lie"

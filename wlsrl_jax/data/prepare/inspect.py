@@ -202,7 +202,8 @@ def collect(
         raise Mistake(
             f"{error}\n({spec.name}: {' '.join((spec.scan.__doc__ or '').split())})"
         ) from None
-    problems = [*problems, *_unfollowed(source, records)]
+    known = {p.path for p in problems}
+    problems = [*problems, *(p for p in _unfollowed(source, records) if p.path not in known)]
     files = sorted(records, key=lambda r: r.id)
     records = [page for record in files for page in _pages(record, source)]
     found, pixel_range = _look(spec, source, records, mapper, given)
@@ -220,6 +221,9 @@ def collect(
     notes = [range_line(pixel_range)] if pixel_range else []
     if given and not pixel_range:
         notes.append(f"{FLAG}={pixel_bits} was not needed: every file says its own range.")
+    if hidden := layout.hidden_images(source):
+        example = hidden[0].relative_to(source).as_posix()
+        notes.append(f"{len(hidden)} hidden images are passed over, such as {example}.")
     several = [r for r in records if r.frame]
     if several:
         notes.append(

@@ -102,7 +102,10 @@ def _main(argv: Sequence[str] | None) -> None:
     if args.width < 16:
         raise Mistake(f"--width={args.width} must be at least 16.")
     together = check_steps(args.preprocess, args.modality)
-    items = find_images(args.images).items
+    listed = find_images(args.images)
+    items = listed.items
+    for reason, count in listed.passed_over.items():
+        print(f"passed over: {count} {reason}")
     pixel_range = chosen_range(args.pixel_bits, None, items)
     if pixel_range:
         print(range_line(pixel_range))

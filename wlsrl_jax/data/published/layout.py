@@ -58,6 +58,19 @@ def linked_folders(source: Path) -> list[Path]:
     return sorted(found)
 
 
+def hidden_images(source: Path) -> list[Path]:
+    """Images that scans leave out for a name with a dot first, by name; macOS's own are none."""
+    found = []
+    for here, inner, files in os.walk(source):
+        inner[:] = [name for name in inner if not name.startswith("__MACOSX")]
+        inside = any(part.startswith(".") for part in Path(here).relative_to(source).parts)
+        for name in files:
+            is_hidden = inside or name.startswith(".")
+            if is_hidden and not name.startswith("._") and is_image_name(Path(name.lstrip("."))):
+                found.append(Path(here, name))
+    return sorted(found)
+
+
 def _holds_image(folder: Path) -> bool:
     return any(is_image_name(Path(name)) for _, _, files in os.walk(folder) for name in files)
 
