@@ -33,6 +33,7 @@ NOT_SAID = {
     "15 in 16 bits with a sign": (tiff(scaled(GREY, 15).astype(np.int16), sign=True), 15),
     "maximum of the type": (tiff(TWELVE, t281=65535), 12),
     "maximum of one image": (tiff(TWELVE, t281=4000), 12),
+    "maximum that pixels exceed": (tiff(TWELVE, t281=1023), 12),
 }
 
 
@@ -115,13 +116,23 @@ def test_wide_transparency_lies_on_black(bits):
         found = decode(data, 3, 0, PixelRange(bits))
         np.testing.assert_array_equal(found[:, :24], COLOUR[:, :24])
         assert not found[:, 24:].any()
+    # Multiplied by it already (1), or something else than transparency (0).
+    for extra in (0, 1):
+        found = decode(tiff(values, t338=extra), 3, 0, PixelRange(bits))
+        np.testing.assert_array_equal(found, COLOUR)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_wide_images_are_turned_as_others_are(orientation):
-    want = decode(tiff(GREY, t274=orientation), 1)
-    found = decode(tiff(GREY.astype(np.uint16), t274=orientation), 1, 0, PixelRange(8))
-    np.testing.assert_array_equal(found, want)
+@pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
+def test_wide_images_are_turned_as_others_are(pixels, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    channels = pixels.ndim if pixels.ndim == 3 else 1
+    want = decode(tiff(pixels, t274=orientation), channels)
+    np.testing.assert_array_equal(decode(png(pixels, exif=exif), channels), want)
+    deep = pixels.astype(np.uint16)
+    for data in (tiff(deep, t274=orientation), png(deep, exif=exif)):
+        np.testing.assert_array_equal(decode(data, channels, 0, PixelRange(8)), want)
 
 
 def test_an_image_that_cannot_be_of_the_range_is_refused():

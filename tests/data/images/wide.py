@@ -22,15 +22,16 @@ def scaled(pixels, bits):
     return np.rint(pixels.astype(np.float64) / 255 * (2**bits - 1)).astype(np.uint16)
 
 
-def png(values, sbit=None, chunks=b""):
-    """A 16-bit PNG of ``[H, W]`` or ``[H, W, 3 or 4]`` (RGB, RGBA), with sBIT if it is given."""
+def png(values, sbit=None, exif=None):
+    """A 16-bit PNG of ``[H, W]`` or ``[H, W, 3 or 4]`` (RGB, RGBA), with sBIT and eXIf if given."""
     order = [2, 1, 0, 3][: values.shape[-1]]
     data = cv2.imencode(".png", values if values.ndim == 2 else values[..., order])[1].tobytes()
     chunk = lambda name, body: (  # noqa: E731
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
     )
     extra = chunk(b"sBIT", bytes([sbit] * (1 if values.ndim == 2 else 3))) if sbit else b""
-    return data[:33] + extra + chunks + data[33:]
+    extra += chunk(b"eXIf", exif.tobytes()[6:]) if exif else b""
+    return data[:33] + extra + data[33:]
 
 
 def tiff(values, sign=False, **tags):

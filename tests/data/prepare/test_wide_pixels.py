@@ -168,3 +168,24 @@ def test_hidden_images_are_counted(tmp_path):
         (source / CLASSES["oct"][0] / name).write_bytes(eight(phantom(0, 9)))
     notes = prepared(source, tmp_path / "data")["notes"]
     assert notes == [f"1 hidden images are passed over, such as {CLASSES['oct'][0]}/.a.png."]
+
+
+def test_frames_of_a_volume_are_images_too(tmp_path):
+    """DICOM without a window, 12 bits of 16: as the pages of a TIFF."""
+    pytest.importorskip("pydicom")
+    from tests.data.images.test_dicom import dicom
+
+    source = class_folders(tmp_path / "in", eight)
+    frames = np.stack([phantom(1, 20 + k) for k in range(3)])
+    name = CLASSES["oct"][1]
+    (source / name / "volume.dcm").write_bytes(dicom(scaled(frames, 12), bits=16, frames=3))
+    manifest = prepared(source, tmp_path / "data", near_duplicates="off")
+    found = [i for i in manifest["images"] if i["path"].endswith("volume.dcm")]
+    assert [i["frame"] for i in found] == [1, 2, 3] and manifest["pixel_bits"] == "12"
+    (source / name / "volume.dcm").unlink()
+    (source / name / "volume.tif").write_bytes(pages(list(frames)))
+    before = stored(tmp_path / "data")
+    prepared(source, tmp_path / "data", near_duplicates="off", overwrite=True)
+    after = stored(tmp_path / "data")
+    for k in (1, 2, 3):
+        np.testing.assert_array_equal(before[f"{name}/volume#{k}"], after[f"{name}/volume#{k}"])

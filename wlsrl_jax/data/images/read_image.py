@@ -33,6 +33,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _BITS = (8, 10, 12, 14, 16)
 _FEW = 10  # images whose largest value tells little, unless it needs the range's highest bit
 _DARKEST = 16  # an image whose maximum is below this part of the range shows nothing
+_GREY = ("I;16", "I;16B", "I;16L", "I")  # modes of wide pixels
+_ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXTRA, _MAXIMUM, _SIGNED_MAXIMUM, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SUBFILE = (
     338, 281, 341, 262, 258, 254
@@ -245,7 +247,7 @@ def open_image(source: bytes | Path, page: int = 0) -> Image.Image | Wide:
             image.load()
             if not _is_wide(image, file):
                 return ImageOps.exif_transpose(image)
-            return _turned(_wide(image, file), image.getexif().get(0x0112, 1))
+            return _wide(image, file)
     except UnreadableError:
         raise
     except Image.DecompressionBombError as error:
@@ -318,7 +320,7 @@ def _pages(image: Any) -> list[int]:
 
 
 def _is_wide(image: Any, file: Any) -> bool:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+    if image.mode in _GREY:
         return True
     if image.format == "PNG":
         file.seek(24)  # the bit depth, in the first chunk
@@ -332,9 +334,9 @@ def _depths(image: Any) -> tuple[int, ...]:
 
 
 def _wide(image: Any, file: Any) -> Wide:
-    grey = image.mode in ("I;16", "I;16B", "I;16L", "I")
+    grey = image.mode in _GREY
     if grey:
-        values, opacity = np.asarray(image), None
+        values, opacity = np.asarray(ImageOps.exif_transpose(image)), None
         if image.format == "PNG" and isinstance(clear := image.info.get("transparency"), int):
             opacity = (values != clear).astype(np.float64)
     else:
@@ -366,11 +368,12 @@ def _colours(image: Any, file: Any) -> tuple[np.ndarray, np.ndarray | None]:
     if (
         pixels is None
         or pixels.dtype != np.uint16
-        or pixels.shape[:2] != image.size[::-1]
         or pixels.ndim != 3
         or pixels.shape[2] not in (3, 4)
     ):
         raise UnreadableError("16-bit colours stored in a way that is not known; save it as PNG")
+    if image.format == "PNG":  # a TIFF is turned by OpenCV
+        pixels = _turned(pixels, image.getexif().get(_ORIENTATION, 1))
     extra = image.tag_v2.get(_EXTRA, (2,)) if image.format == "TIFF" else (2,)
     clear = pixels.shape[2] == 4 and tuple(extra)[:1] == (2,)  # not multiplied by it already
     opacity = pixels[..., 3] / 65535.0 if clear else None
@@ -413,20 +416,15 @@ def _tiff_range(values: np.ndarray, depth: int, tags: Any) -> PixelRange | None:
     return None
 
 
-def _turned(image: Wide, orientation: int) -> Wide:
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Applies an EXIF orientation, as ``ImageOps.exif_transpose`` does."""
-
-    def turn(pixels: np.ndarray) -> np.ndarray:
-        if orientation in (5, 6, 7, 8):
-            pixels = pixels.swapaxes(0, 1)
-        if orientation in (2, 3, 6, 7):
-            pixels = pixels[:, ::-1]
-        if orientation in (3, 4, 7, 8):
-            pixels = pixels[::-1]
-        return pixels
-
-    opacity = None if image.opacity is None else turn(image.opacity)
-    return dataclasses.replace(image, values=turn(image.values), opacity=opacity)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def to_array(
