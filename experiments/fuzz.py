@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import BadImageError, decode, presize
+from wlsrl_jax.data.images.decode import BadImageError, decode, open_image, presize
+from wlsrl_jax.data.images.read_image import RangeError, Wide, decide_range
 from wlsrl_jax.data.tables import read_table
 
 SECONDS = 10
@@ -106,14 +107,17 @@ def try_image(data: bytes) -> str:
     """Reads an image; returns what came of it."""
     for channels in (1, 3):
         try:
-            out = decode(data, channels)
-        except BadImageError as error:
+            opened = open_image(data)
+            extents = [opened.extent] if isinstance(opened, Wide) and opened.extent else []
+            pixel_range = decide_range(extents)
+            out = decode(data, channels, 0, pixel_range)
+        except (BadImageError, RangeError) as error:
             if not str(error):
                 raise AssertionError("an error without a reason") from error
             return "refused"
         if out.dtype != np.uint8 or out.ndim != 3 or out.shape[2] != channels:
             raise AssertionError(f"not an image: {out.shape} {out.dtype}")
-    presize(data, "fundus", 32, 32)
+    presize(data, "fundus", 32, 32, (), 0, pixel_range)
     return "accepted"
 
 

@@ -33,6 +33,8 @@ class Dataset:
       prepared_size: (height, width) to which its images were resized when it was prepared; None
         for phantoms, which are drawn in the model's size.
       preprocess: steps of ``preprocess.STEPS`` that its images went through before that.
+      pixel_bits: range of its wide pixels, as ``--pixel_bits``; "" where there were none of which
+        the file does not say it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Dataset:
     audit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prepared_size: tuple[int, int] | None = None
     preprocess: tuple[str, ...] = ()
+    pixel_bits: str = ""
 
 
 def load_dataset(data: Any, modality: str) -> Dataset:
@@ -110,6 +113,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         found.audit,
         found.size,
         found.preprocess,
+        found.pixel_bits,
     )
 
 
@@ -126,6 +130,7 @@ def division(dataset: Dataset) -> str:
         for split, source in sorted(dataset.splits.items())
     }
     content = [splits, list(dataset.prepared_size or ()), list(dataset.preprocess)]
+    content += [dataset.pixel_bits] if dataset.pixel_bits else []
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -157,6 +157,7 @@ class PreparedDataset:
     audit: Mapping[str, Any]
     size: tuple[int, int]
     preprocess: tuple[str, ...]
+    pixel_bits: str
 
 
 def prepared_names(data_dir: str | None) -> list[str]:
@@ -215,6 +216,7 @@ def load_prepared(
         ids, groups = ([image[key] for image in images] for key in ("id", "group"))
         height, width = map(int, manifest["settings"]["size"])
         steps = tuple(map(str, manifest["settings"].get("preprocess", ())))
+        pixel_bits = str(manifest.get("pixel_bits", ""))
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise Mistake(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
             None
@@ -260,6 +262,7 @@ def load_prepared(
         manifest.get("audit", {}),
         (height, width),
         steps,
+        pixel_bits,
     )
 
 

@@ -23,6 +23,7 @@ from wlsrl_jax.cli import print_table, run_command
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError
 from wlsrl_jax.data.images.listing import find_images
+from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
@@ -73,22 +74,36 @@ def explain_batch(
     return maps, scores, error
 
 
-def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.ndarray]]:
+def read_images(
+    paths: Sequence[str], run: TrainedRun, pixel_bits: str = ""
+) -> list[tuple[str, np.ndarray]]:
     """Reads the images that a command line means, as ``predict`` does.
 
+    Args:
+      paths: of the command line.
+      run: the run.
+      pixel_bits: value of ``--pixel_bits``.
+
     Returns:
-      (file name without suffix, uint8 ``[H, W, C]`` of the model's input size) of each.
+      (file name without suffix, with the frame where there are several; uint8 ``[H, W, C]`` of
+      the model's input size) of each.
 
     Raises:
       Mistake: naming every file that cannot be read.
     """
-    spec, found, bad = input_spec(run), [], []
-    for item in find_images(paths).items:
+    listed, found, bad = find_images(paths), [], []
+    for reason, count in listed.passed_over.items():
+        print(f"passed over: {count} {reason}", file=sys.stderr)
+    spec = input_spec(run).for_images(listed.items, pixel_bits)
+    if spec.pixel_range:
+        print(range_line(spec.pixel_range), file=sys.stderr)
+    for item in listed.items:
         try:
             if item.problem:
                 raise BadImageError(item.problem)
             image = read_input(Path(item.path), spec, item.frame).image
-            found.append((Path(item.name).stem, image))
+            stem = Path(item.path).stem
+            found.append((f"{stem}_{item.frame}" if item.frame else stem, image))
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
@@ -220,6 +235,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
+    add_flag(parser)
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.split):
         raise Mistake("give either image files or --split.")
@@ -228,7 +244,10 @@ def _main(argv: Sequence[str] | None) -> None:
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)
-    named = _from_split(run, args) if args.split else read_images(args.images, run)
+    if args.split:
+        named = _from_split(run, args)
+    else:
+        named = read_images(args.images, run, args.pixel_bits)
     document = explain(run, named, args.output, method=args.method, alpha=args.alpha)
     print_table(_table(document))
     print(f"overlays and faithfulness.json: {args.output}")

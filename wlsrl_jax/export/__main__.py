@@ -4,7 +4,8 @@
 
 writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
 ``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
-flatbuffers and OpenCV, with ``preprocess.py`` beside it where the run's images were preprocessed.
+flatbuffers, OpenCV and Pillow, with ``read_image.py`` beside it, and ``preprocess.py`` where the
+run's images were preprocessed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jax import export
 import wlsrl_jax
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images import pixels as preprocess
+from wlsrl_jax.data.images import read_image
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
@@ -35,7 +37,7 @@ from wlsrl_jax.train.setup import build_model
 from wlsrl_jax.train.step import make_predict_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FILES = ("model.stablehlo", "model.json", "run_model.py")
+FILES = ("model.stablehlo", "model.json", "run_model.py", "read_image.py")
 
 
 def serialize(run: TrainedRun) -> bytes:
@@ -85,6 +87,7 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
             ],
             "prepared_size": spec.prepared_size,
             "preprocess": spec.preprocess,
+            "pixel_bits": str(spec.pixel_range or ""),
             "normalisation": "inside the model",
         },
         "output": {
@@ -132,6 +135,7 @@ def export_run(
     files = [
         ("model.stablehlo", artifact),
         ("run_model.py", inspect.getsource(exported_model).encode()),
+        ("read_image.py", inspect.getsource(read_image).encode()),
     ]
     if description["input"]["preprocess"]:
         files.append(("preprocess.py", inspect.getsource(preprocess).encode()))

@@ -1,8 +1,8 @@
-"""Runs an exported model on image files: python run_model.py IMAGE...
+"""Runs an exported model on image files: python run_model.py [--pixel_bits=BITS] IMAGE...
 
-Needs jax, numpy, flatbuffers and opencv-python-headless, and beside it model.stablehlo, model.json
-and, where model.json names steps under input.preprocess, preprocess.py. Research use only: no
-medical device, not for decisions about patients.
+Needs jax, numpy, flatbuffers, opencv-python-headless and Pillow, and beside it model.stablehlo,
+model.json, read_image.py and, where model.json names steps under input.preprocess, preprocess.py.
+Research use only: no medical device, not for decisions about patients.
 """
 
 import hashlib
@@ -60,14 +60,30 @@ def resize(image, height, width):
     return cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
 
 
-def read(path, about):
-    """Reads a PNG, JPEG or TIFF file as the model's input, uint8 ``[H, W, C]``."""
+def read(path, about, page=0, pixel_range=None):
+    """Reads an image file as the model's input.
+
+    Args:
+      path: of a PNG, JPEG, TIFF or BMP file.
+      about: content of model.json.
+      page: number from 1 in a file of several pages, or 0.
+      pixel_range: of pixels of more than 8 bits of which the file does not say it; that of the
+        model's own data if not given.
+
+    Returns:
+      uint8 ``[H, W, C]``.
+
+    Raises:
+      ValueError: if it cannot be read, with the reason.
+    """
+    import read_image  # beside this file
+
     _, height, width, channels = about["input"]["shape"]
-    grey = channels == 1
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{path} is not an image that can be read.")
-    image = image[..., None] if grey else image[..., ::-1]
+    try:
+        opened = read_image.open_image(Path(path), page)
+        image = read_image.to_array(opened, channels, pixel_range or known_range(about))
+    except (read_image.UnreadableError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from None
     if about["input"]["prepared_size"]:
         if about["modality"] == "fundus":
             image = crop_field(image)
@@ -80,18 +96,52 @@ def read(path, about):
     return resize(image, height, width)
 
 
-def main(paths):
+def known_range(about):
+    """The range of wide pixels in the data that the model was trained on, or None."""
+    import read_image
+
+    bits = about["input"].get("pixel_bits")
+    return read_image.PixelRange.parse(bits) if bits else None
+
+
+def set_range(images):
+    """The range of wide pixels in a set of (path, page), or None if no image needs it."""
+    import read_image
+
+    extents = []
+    for path, page in images:
+        try:
+            opened = read_image.open_image(Path(path), page)
+        except (read_image.UnreadableError, OSError):
+            continue  # told where it is read
+        if isinstance(opened, read_image.Wide) and opened.extent:
+            extents.append(opened.extent)
+    return read_image.decide_range(extents)
+
+
+def main(arguments):
     """Prints the probabilities of image files, a JSON line each."""
+    import read_image
+
     predict, about = load(Path(__file__).resolve().parent)
-    for path in paths:
-        output = predict(read(path, about)[None])
+    flags = [a for a in arguments if a.startswith(read_image.FLAG + "=")]
+    images = []
+    for path in (a for a in arguments if a not in flags):
+        pages = read_image.count_pages(Path(path))
+        images += [(path, page) for page in (range(1, pages + 1) if pages > 1 else [0])]
+    if flags:
+        pixel_range = read_image.PixelRange.parse(flags[-1].partition("=")[2], given=True)
+    else:
+        pixel_range = known_range(about) or set_range(images)
+    for path, page in images:
+        output = predict(read(path, about, page, pixel_range)[None])
         found = {
             task: dict(
                 zip(about["output"][task]["classes"], np.asarray(p)[0].tolist(), strict=True)
             )
             for task, p in output.items()
         }
-        print(json.dumps({"path": str(path), **found}))
+        print(json.dumps({"path": f"{path}#{page}" if page else str(path), **found}))
 
 
 if __name__ == "__main__":

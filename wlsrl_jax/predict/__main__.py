@@ -33,6 +33,7 @@ from rich.progress import Progress
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.decode import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
+from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.predict_split import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
@@ -114,6 +115,7 @@ def predict_images(
     threads: int | None = None,
     modality_check: str = "refuse",
     calibrated: Mapping[str, float] | None = None,
+    spec: InputSpec | None = None,
     on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
     report: Callable[[int, str], None] = lambda count, message: None,
 ) -> None:
@@ -127,10 +129,11 @@ def predict_images(
       threads: that read; the number of processors by default.
       modality_check: "refuse" pictures that look like the other modality, "warn", or "off".
       calibrated: task -> temperature, or None for raw probabilities.
+      spec: how images are made ready; as those of the run, if not given.
       on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
       report: gets (images dealt with, a message or "").
     """
-    spec, predict = input_spec(run), run.predictor()
+    spec, predict = spec or input_spec(run), run.predictor()
     ready: list[tuple[Item, np.ndarray]] = []
 
     def flush() -> None:
@@ -225,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         "--modality_check", choices=["refuse", "warn", "off"], default="refuse",
         help="of pictures that look like the other kind of image",
     )  # fmt: skip
+    add_flag(parser)
     return parser
 
 
@@ -249,14 +253,17 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
         print(line, file=sys.stderr, flush=True)
     listed = find_images(args.paths)
     console = Console(stderr=True, highlight=False)
-    if listed.ignored:
-        console.print(f"{listed.ignored} files are passed over: their names are not of images")
+    for reason, count in listed.passed_over.items():
+        console.print(f"passed over: {count} {reason}")
     warm = temperatures(run) if args.calibrated else None
-    spec = input_spec(run)
+    spec = input_spec(run).for_images(listed.items, args.pixel_bits)
+    if spec.pixel_range:
+        console.print(range_line(spec.pixel_range), soft_wrap=True)
     identity = {
         "weights": _digest(run),
         "prepared_size": spec.prepared_size,
         **({"preprocess": spec.preprocess} if spec.preprocess else {}),
+        **({"pixel_bits": str(spec.pixel_range)} if spec.pixel_range else {}),
         "temperatures": warm,
         "modality_check": args.modality_check,
         "overlays": str(args.overlays) if args.overlays else None,
@@ -304,6 +311,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                     batch_size=args.batch_size,
                     modality_check=args.modality_check,
                     calibrated=warm,
+                    spec=spec,
                     on_batch=draw,
                     report=report,
                 )

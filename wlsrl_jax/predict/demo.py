@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import os
 import signal
@@ -26,11 +27,13 @@ import numpy as np
 
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError
-from wlsrl_jax.data.images.dicom import count_frames, is_dicom
+from wlsrl_jax.data.images.frames import count_images
+from wlsrl_jax.data.images.listing import Item
+from wlsrl_jax.data.images.set_range import add_flag, parse_flag
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.runs.input import input_spec, read_input
+from wlsrl_jax.runs.input import InputSpec, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -47,7 +50,7 @@ class Answer:
       probabilities: task -> class -> probability, as ``predict`` gives them.
       maps: task -> uint8 ``[H, W, 3]``, what speaks for the likeliest class, over the image.
       warning: why the picture looks like one of the other modality, or "".
-      frames: of the file; more than 1 in a DICOM volume.
+      frames: of the file; more than 1 in a volume.
     """
 
     probabilities: dict[str, dict[str, float]]
@@ -56,23 +59,34 @@ class Answer:
     frames: int
 
 
-def make_analysis(run: TrainedRun) -> Callable[[Path, int], Answer]:
+def make_analysis(run: TrainedRun, pixel_bits: str = "") -> Callable[[Path, int], Answer]:
     """Compiles a run for one image.
 
     Args:
       run: the run.
+      pixel_bits: value of ``--pixel_bits``.
 
     Returns:
-      Function of (file, number from 1 of the frame in a DICOM volume) that raises
+      Function of (file, number from 1 of the frame in a volume) that raises
       ``BadImageError`` for a file that cannot be used.
     """
     spec, predict = input_spec(run), run.predictor()
 
+    @functools.lru_cache(maxsize=8)  # of a volume that is looked through
+    def spec_of(path: str, frames: int, changed: int) -> InputSpec:
+        """A file is a set of its own where nothing else tells the range of its pixels."""
+        numbers = range(1, frames + 1) if frames > 1 else [0]
+        return spec.for_images([Item(path, n) for n in numbers], pixel_bits)
+
     def analyse(path: Path, frame: int) -> Answer:
-        frames = count_frames(path) if is_dicom(path) else 1
+        frames = count_images(path)
         if not 1 <= frame <= frames:
             raise BadImageError(f"there is no frame {frame}; this file has {frames}")
-        found = read_input(path, spec, frame if frames > 1 else 0)
+        try:
+            whole = spec_of(str(path), frames, path.stat().st_mtime_ns)
+        except Mistake as error:
+            raise BadImageError(str(error)) from None
+        found = read_input(path, whole, frame if frames > 1 else 0)
         image = found.image[None]
         output = predict(jnp.asarray(image))
         probabilities, maps = {}, {}
@@ -100,11 +114,12 @@ def import_gradio() -> Any:
         raise Mistake("the page needs Gradio: pip install 'wlsrl_jax[demo]'") from None
 
 
-def build_page(run: TrainedRun) -> Any:
+def build_page(run: TrainedRun, pixel_bits: str = "") -> Any:
     """Lays out the page.
 
     Args:
       run: the run.
+      pixel_bits: value of ``--pixel_bits``.
 
     Returns:
       ``gradio.Blocks``, not yet served.
@@ -113,7 +128,7 @@ def build_page(run: TrainedRun) -> Any:
       Mistake: if Gradio is not installed.
     """
     gr = import_gradio()
-    analyse = make_analysis(run)
+    analyse = make_analysis(run, pixel_bits)
     kind = {"oct": "OCT B-scan", "fundus": "fundus photograph"}[run.modality]
 
     def show(path: str | None, frame: float | None) -> list[Any]:
@@ -168,18 +183,19 @@ def build_page(run: TrainedRun) -> Any:
     return page
 
 
-def serve(run: TrainedRun, port: int) -> None:
+def serve(run: TrainedRun, port: int, pixel_bits: str = "") -> None:
     """Serves the page on this machine until Ctrl-C.
 
     Args:
       run: the run.
       port: to listen on.
+      pixel_bits: value of ``--pixel_bits``.
 
     Raises:
       Mistake: if Gradio is not installed, or the port is taken.
     """
     gr = import_gradio()
-    page = build_page(run)
+    page = build_page(run, pixel_bits)
     try:
         page.launch(
             server_name="127.0.0.1",
@@ -212,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
     )
     parser.add_argument("--port", type=int, default=7860)
+    add_flag(parser)
     args = parser.parse_args(argv)
+    parse_flag(args.pixel_bits)  # a mistake in it is told now
     import_gradio()
     run = load_trained(args.workdir)
     if line := introduction(run):
@@ -220,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is emptied
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        serve(run, args.port)
+        serve(run, args.port, args.pixel_bits)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wlsrl_jax.files import Mistake
 
 import dataclasses
-import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.data.images.dicom import read_frame
-from wlsrl_jax.data.images.decode import open_image, read_file, shrink, to_array
+from wlsrl_jax.data.images.decode import open_image, shrink, to_array
+from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import mismatch
+from wlsrl_jax.data.images.read_image import PixelRange, Wide
+from wlsrl_jax.data.images.set_range import chosen_range, range_mistakes
 from wlsrl_jax.data.images.steps import check_steps
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.runs.open import TrainedRun
@@ -33,12 +35,31 @@ class InputSpec:
       prepared_size: (height, width) of the prepared data; None for phantoms, which are drawn in
         the model's size and are only resized, not cropped.
       preprocess: steps that prepared images went through before they had that size.
+      pixel_range: of wide pixels of which the file does not say it; None where the run knows
+        none, for its data had no such images.
     """
 
     modality: str
     shape: tuple[int, int, int]
     prepared_size: tuple[int, int] | None
     preprocess: tuple[str, ...] = ()
+    pixel_range: PixelRange | None = None
+
+    def for_images(self, items: Sequence[Item], pixel_bits: str = "") -> InputSpec:
+        """The recipe for the images of a command, which need a range where the run has none.
+
+        Args:
+          items: all images of the command.
+          pixel_bits: value of ``--pixel_bits``, or "".
+
+        Returns:
+          The recipe with the flag's range, else the run's, else that of these images.
+
+        Raises:
+          Mistake: if it cannot be told, naming the flag that decides.
+        """
+        found = chosen_range(pixel_bits, self.pixel_range, items)
+        return dataclasses.replace(self, pixel_range=found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +100,15 @@ def input_spec(run: TrainedRun) -> InputSpec:
         raise Mistake(
             f"{run.workdir}/data.json: {error} If a newer version wrote it, use that one."
         ) from None
-    return InputSpec(run.modality, run.image_shape, tuple(size) if size else None, steps)
+    with range_mistakes():
+        bits = run.data.get("pixel_bits")
+        pixel_range = PixelRange.parse(bits) if bits else None
+    return InputSpec(
+        run.modality, run.image_shape, tuple(size) if size else None, steps, pixel_range
+    )
 
 
-def to_input(image: Image.Image, spec: InputSpec) -> np.ndarray:
+def to_input(image: Image.Image | Wide, spec: InputSpec) -> np.ndarray:
     """Crops and resizes an opened image in the steps that prepared data take.
 
     Args:
@@ -96,7 +122,7 @@ def to_input(image: Image.Image, spec: InputSpec) -> np.ndarray:
       BadImageError: for pixels without a known range.
     """
     height, width, channels = spec.shape
-    pixels = to_array(image, channels)
+    pixels = to_array(image, channels, spec.pixel_range)
     if spec.prepared_size is not None:
         pixels = shrink(pixels, spec.modality, *spec.prepared_size, spec.preprocess)
     return resize(pixels, height, width)
@@ -108,7 +134,7 @@ def read_input(source: Path | bytes, spec: InputSpec, frame: int = 0) -> ModelIn
     Args:
       source: the file, or its content.
       spec: of the run.
-      frame: number from 1 in a DICOM file of several frames; 0 for any other file.
+      frame: number from 1 in a file of several frames or pages; 0 for any other file.
 
     Returns:
       The input, and whether the picture looks like one.
@@ -116,15 +142,12 @@ def read_input(source: Path | bytes, spec: InputSpec, frame: int = 0) -> ModelIn
     Raises:
       BadImageError: with the reason.
     """
-    if frame:
-        image = read_frame(source if isinstance(source, Path) else io.BytesIO(source), frame)
-    else:
-        image = open_image(source if isinstance(source, bytes) else read_file(source))
-    return ModelInput(to_input(image, spec), mismatch(_thumbnail(image), spec.modality))
+    image = open_image(source, frame)
+    return ModelInput(to_input(image, spec), mismatch(_thumbnail(image, spec), spec.modality))
 
 
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    colour = to_array(image, 3)
+def _thumbnail(image: Image.Image | Wide, spec: InputSpec) -> np.ndarray:
+    colour = to_array(image, 3, spec.pixel_range)
     scale = _CHECKED_SIDE / max(colour.shape[:2])
     return colour if scale >= 1 else cv2.resize(
         colour, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA

@@ -152,6 +152,7 @@ def _describe_run(run: Run, workdir: Path) -> None:
             "normal": run.dataset.normal,
             "prepared_size": run.dataset.prepared_size,
             "preprocess": run.dataset.preprocess,
+            "pixel_bits": run.dataset.pixel_bits,
             "tasks": tasks,
             "class_weights": run.class_weights,
             "seen_in_epoch": run.seen_in_epoch,

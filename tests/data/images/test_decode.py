@@ -7,6 +7,7 @@ from PIL import Image
 
 from tests.sources import picture
 from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, crop_field, decode, presize
+from wlsrl_jax.data.images.read_image import PixelRange
 
 
 def encoded(image, kind="PNG", **options):
@@ -23,7 +24,7 @@ def test_grey_and_colour():
 
 def test_sixteen_bits_keep_their_range():
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
-    out = decode(encoded(Image.fromarray(ramp)), 1)[..., 0]
+    out = decode(encoded(Image.fromarray(ramp)), 1, pixel_range=PixelRange(16))[..., 0]
     np.testing.assert_allclose(out, ramp / 257.0, atol=0.5)
     assert out.max() == 255 and len(np.unique(out)) == 256
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import BadImageError, decode
+from wlsrl_jax.data.images.decode import BadImageError, decode, open_image
 from wlsrl_jax.data.images.listing import find_images
+from wlsrl_jax.data.images.read_image import PixelRange, decide_range
+from wlsrl_jax.data.images.set_range import may_need_range
 from wlsrl_jax.data.phantoms.source import PhantomSource
 
 pydicom = pytest.importorskip("pydicom")
@@ -128,7 +130,8 @@ def test_compressed_without_loss(tmp_path, syntax, kind):
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
-    found = decode((tmp_path / "small.dcm").read_bytes(), pixels.shape[2])
+    data = (tmp_path / "small.dcm").read_bytes()
+    found = decode(data, pixels.shape[2], pixel_range=PixelRange(16))
     np.testing.assert_array_equal(found, pixels)
 
 
@@ -150,3 +153,42 @@ def test_messages_say_nothing_of_the_patient(grey):
         with pytest.raises(BadImageError) as caught:
             decode(good[:cut], 1)
         assert "ecret" not in str(caught.value) and "SECRET" not in str(caught.value)
+
+
+def open_range(data, frame=0):
+    return decide_range([open_image(data, frame).extent])
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_twelve_bits_of_sixteen_stored(grey, photometric, tmp_path):
+    """The header says 16, which is only the width of the type."""
+    grey[0, :2] = 0, 255
+    values = np.rint(grey / 255 * 4095).astype(np.uint16)
+    data = dicom(values, photometric, bits=16)
+    assert open_range(data) == PixelRange(12)
+    want = grey if photometric == "MONOCHROME2" else 255 - grey
+    np.testing.assert_array_equal(decode(data, 1, 0, PixelRange(12))[..., 0], want)
+    # A rescaling moves what is black and white with the values; a falling one turns them round.
+    shifted = dicom(values, photometric, bits=16, RescaleSlope="2", RescaleIntercept="-1024")
+    np.testing.assert_array_equal(decode(shifted, 1, 0, PixelRange(12))[..., 0], want)
+    falling = dicom(values, photometric, bits=16, RescaleSlope="-1", RescaleIntercept="0")
+    np.testing.assert_array_equal(decode(falling, 1, 0, PixelRange(12))[..., 0], 255 - want)
+    # A window, or fewer bits stored, is an answer: nothing is asked.
+    windowed = dicom(values, photometric, bits=16, WindowCenter=2048, WindowWidth=4096)
+    for said in (windowed, dicom(values, photometric, bits=12)):
+        assert np.abs(decode(said, 1)[..., 0].astype(int) - want).max() <= 1
+    (tmp_path / "open").write_bytes(data)
+    (tmp_path / "said").write_bytes(windowed)
+    assert may_need_range(tmp_path / "open") and not may_need_range(tmp_path / "said")
+
+
+def test_values_below_zero_and_colours_of_sixteen_stored(grey):
+    grey[0, :2] = 0, 255
+    values = np.rint(grey / 255 * 4095).astype(np.int16) - 2048
+    data = dicom(values, bits=16, PixelRepresentation=1)
+    assert open_range(data) == PixelRange(12, signed=True)
+    np.testing.assert_array_equal(decode(data, 1, 0, open_range(data))[..., 0], grey)
+    colours = np.stack([grey, grey[::-1], grey[:, ::-1]], axis=-1)
+    data = dicom(np.rint(colours / 255 * 1023).astype(np.uint16), "RGB", bits=16)
+    assert open_range(data) == PixelRange(10)
+    np.testing.assert_array_equal(decode(data, 3, 0, open_range(data)), colours)

@@ -23,8 +23,13 @@ def names(listed, folder):
 
 def test_folders_patterns_and_the_same_file_twice(folder, monkeypatch):
     listed = find_images([str(folder)])
-    assert names(listed, folder) == ["a.PNG", "b.png", "deep/er/c.jpg"] and listed.ignored == 1
-    assert len(find_images([str(folder), str(folder / "b.png"), f"{folder}/./b.png"]).items) == 3
+    assert names(listed, folder) == ["a.PNG", "b.png", "deep/er/c.jpg"]
+    assert listed.passed_over == {
+        "hidden files or folders": 2,
+        "files whose names are not of images": 1,
+    }
+    twice = find_images([str(folder), str(folder / "b.png"), f"{folder}/./b.png"])
+    assert len(twice.items) == 3 and twice.passed_over["images that were named before"] == 2
     assert names(find_images([f"{folder}/**/*.jpg"]), folder) == ["deep/er/c.jpg"]
     (folder / "[1].png").write_bytes(picture(1))  # its name would be a pattern
     assert names(find_images([str(folder / "[1].png")]), folder) == ["[1].png"]
@@ -115,3 +120,25 @@ def test_what_is_no_image(folder, tmp_path):
                               (f"{folder}/*.tif", "matches none")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             find_images([str(argument)])
+
+
+def test_a_folder_that_a_pattern_matches_is_walked(folder):
+    """As it would be if the shell had expanded it."""
+    assert names(find_images([f"{folder}/d*"]), folder) == ["deep/er/c.jpg"]
+    assert len(find_images([f"{folder}/**"]).items) == 4  # every file, notes.txt too
+
+
+def test_links_to_folders_are_followed_or_told(folder, tmp_path):
+    (tmp_path / "week2").mkdir()
+    (folder / "week2").symlink_to(tmp_path / "week2")
+    (folder / "cache").symlink_to(folder / ".git")  # its images are met nowhere else
+    (folder / "again").symlink_to(folder / "deep")
+    listed = find_images([str(folder)])
+    problems = {os.path.basename(i.path) for i in listed.items if "link to a folder" in i.problem}
+    assert problems == {"week2", "cache"}
+    assert listed.passed_over["links to folders whose images are taken where they lie"] == 1
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / ".x.png").touch()
+    with pytest.raises(ValueError, match=r"holds no image \(1 hidden files or folders\)"):
+        find_images([str(only)])

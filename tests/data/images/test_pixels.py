@@ -342,7 +342,7 @@ def test_an_exported_model_brings_the_steps(trained, tmp_path):
         for task, classes in ((t, found[t]) for t in found if t != "path"):
             for name, p in classes.items():
                 assert p == pytest.approx(float(expected[found["path"]][f"{task}/{name}"]),
-                                          abs=0.02)  # fmt: skip  # OpenCV's JPEG decoder
+                                          abs=1e-4)  # fmt: skip
 
 
 def test_a_set_prepared_with_other_steps_is_not_evaluated(tmp_path):

@@ -19,8 +19,9 @@ from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
 from wlsrl_jax.data.audit.page import render
+from wlsrl_jax.data.images.set_range import add_flag
 from wlsrl_jax.data.prepare.inspect import collect, ordered_map
-from wlsrl_jax.data.published.common import DatasetSpec, take_notes
+from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake, write_json, write_whole
@@ -36,6 +37,7 @@ def audit_folder(
     pictures: int = 100,
     show_ids: bool = True,
     leading_zeros: str = "ask",
+    pixel_bits: str = "",
 ) -> tuple[dict[str, Any], str]:
     """Audits a data set.
 
@@ -46,6 +48,7 @@ def audit_folder(
       pictures: most pairs of images shown of each kind.
       show_ids: name images and patients on the page.
       leading_zeros: of patients, see ``names.one_patient_each``.
+      pixel_bits: of ``collect``.
 
     Returns:
       (document, page as HTML).
@@ -54,8 +57,8 @@ def audit_folder(
       Mistake: if the folder is not of the published layout, or has no usable image.
     """
     mapper = functools.partial(ordered_map, workers=workers)
-    images, problems = collect(spec, source, mapper, leading_zeros)
-    notes, problems = take_notes(problems)
+    source_images = collect(spec, source, mapper, leading_zeros, pixel_bits=pixel_bits)
+    images, problems = source_images.images, source_images.problems
     if not images:
         raise Mistake(f"--source={source} holds no usable image.")
     pairs = find_pairs(images, spec.modality, workers)
@@ -72,9 +75,19 @@ def audit_folder(
         **found,
         "identical": [[images[k].record.id for k in members] for members in sets],
         "unusable": [{"path": p.path, "reason": p.reason} for p in problems],
-        "notes": notes,
+        "notes": source_images.notes,
     }
-    page = render(spec, source, images, pairs, sets, document, pictures=pictures, show_ids=show_ids)
+    page = render(
+        spec,
+        source,
+        images,
+        pairs,
+        sets,
+        document,
+        pictures=pictures,
+        show_ids=show_ids,
+        pixel_range=source_images.pixel_range,
+    )
     return document, page
 
 
@@ -128,6 +141,7 @@ def _audit(argv: Sequence[str] | None) -> None:
     parser.add_argument(
         "--hide_ids", action="store_true", help="no names of images or patients on the page"
     )
+    add_flag(parser)
     flags = vars(parser.parse_args(argv))
     name, source, options = take_source_flags(flags)
     output, show_ids = flags.pop("output"), not flags.pop("hide_ids")
@@ -137,7 +151,7 @@ def _audit(argv: Sequence[str] | None) -> None:
     for problem in found["unusable"]:
         console.print(f"unusable {problem['path']}: {problem['reason']}", markup=False)
     for line in [*sentences(found), *(f"note: {text}" for text in found["notes"])]:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"audit: {output / PAGE}", soft_wrap=True, highlight=False)
 
 

@@ -14,6 +14,7 @@ import wlsrl_jax
 from wlsrl_jax.data.audit.findings import ODDITIES, sentences
 from wlsrl_jax.data.audit.near_duplicates import Pair
 from wlsrl_jax.data.images.decode import BadImageError, decode, read_file
+from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.html.page import templates
@@ -22,9 +23,10 @@ from wlsrl_jax.html.picture import jpeg_uri
 _WIDTH = 300  # pixels of a picture
 
 
-def _thumbnail(source: Path, image: SourceImage) -> str:
+def _thumbnail(source: Path, image: SourceImage, pixel_range: PixelRange | None) -> str:
     try:
-        pixels = decode(read_file(source / image.record.path), 3)
+        data = read_file(source / image.record.path)
+        pixels = decode(data, 3, image.record.frame, pixel_range)
     except BadImageError:  # it was good a moment ago
         return ""
     height, width = pixels.shape[:2]
@@ -33,9 +35,15 @@ def _thumbnail(source: Path, image: SourceImage) -> str:
     return jpeg_uri(np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)), 75)
 
 
-def _card(spec: DatasetSpec, source: Path, image: SourceImage, show_ids: bool) -> dict[str, Any]:
+def _card(
+    spec: DatasetSpec,
+    source: Path,
+    image: SourceImage,
+    show_ids: bool,
+    pixel_range: PixelRange | None,
+) -> dict[str, Any]:
     return {
-        "picture": _thumbnail(source, image),
+        "picture": _thumbnail(source, image, pixel_range),
         "class": spec.classes[image.record.label],
         "id": image.record.id if show_ids else "",
         "patient": image.record.patient if show_ids else None,
@@ -61,6 +69,7 @@ def render(
     *,
     pictures: int,
     show_ids: bool,
+    pixel_range: PixelRange | None = None,
 ) -> str:
     """Makes the page.
 
@@ -73,6 +82,7 @@ def render(
       document: of the audit.
       pictures: most pairs shown of each kind.
       show_ids: name images and patients.
+      pixel_range: of wide pixels of which the files do not say it.
 
     Returns:
       HTML without any reference to something outside.
@@ -88,8 +98,11 @@ def render(
             found.append("other patient")
         return found
 
+    def card(image: SourceImage) -> dict[str, Any]:
+        return _card(spec, source, image, show_ids, pixel_range)
+
     def cards(members: Sequence[int]) -> list[dict[str, Any]]:
-        return [_card(spec, source, images[k], show_ids) for k in members]
+        return [card(images[k]) for k in members]
 
     return (
         templates(autoescape=True)
@@ -115,10 +128,7 @@ def render(
                 {
                     "title": ODDITIES[kind],
                     "count": len(ids),
-                    "cards": [
-                        _card(spec, source, by_id[name], show_ids)
-                        for name in ids[: max(1, pictures // 4)]
-                    ],
+                    "cards": [card(by_id[name]) for name in ids[: max(1, pictures // 4)]],
                 }
                 for kind, ids in document["odd"].items()
             ],

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from wlsrl_jax.data.augment import resize
+from wlsrl_jax.data.images import read_image
 from wlsrl_jax.data.images.pixels import apply_steps
+from wlsrl_jax.data.images.read_image import FORMATS as FORMATS
+from wlsrl_jax.data.images.read_image import MAX_PIXELS as MAX_PIXELS
+from wlsrl_jax.data.images.read_image import MAX_SIDE as MAX_SIDE
+from wlsrl_jax.data.images.read_image import MIN_SIDE, PixelRange, Wide
 from wlsrl_jax.files import Mistake
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-MIN_SIDE = 16
 MAX_BYTES = 256 * 2**20
-MAX_SIDE = 12_000  # a fundus photograph is laid on a square
-MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 
@@ -29,15 +30,28 @@ class BadImageError(Mistake):
     """An image file that cannot be used; the message is the reason, without the name."""
 
 
-def decode(data: bytes, channels: int) -> np.ndarray:
+@contextlib.contextmanager
+def bad_images() -> Iterator[None]:
+    """Tells what ``read_image`` refuses as a ``BadImageError``."""
+    try:
+        yield
+    except read_image.UnreadableError as error:
+        raise BadImageError(str(error)) from None
+
+
+def decode(
+    data: bytes, channels: int, frame: int = 0, pixel_range: PixelRange | None = None
+) -> np.ndarray:
     """Decodes an image file completely.
 
-    16-bit images are scaled to 8 bits, palettes resolved, transparency laid on black, the
-    EXIF orientation applied.
+    Wide pixels are scaled to 8 bits, palettes resolved, transparency laid on black, the EXIF
+    orientation applied.
 
     Args:
       data: content of the file.
       channels: 1 for grey, 3 for RGB.
+      frame: see ``open_image``.
+      pixel_range: of wide pixels of which the file does not say it.
 
     Returns:
       uint8 ``[H, W, channels]``.
@@ -45,14 +59,15 @@ def decode(data: bytes, channels: int) -> np.ndarray:
     Raises:
       BadImageError: with the reason.
     """
-    return to_array(open_image(data), channels)
+    return to_array(open_image(data, frame), channels, pixel_range)
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(source: bytes | Path, frame: int = 0) -> Image.Image | Wide:
     """Decodes an image file, pixels and channels as they are in it.
 
     Args:
-      data: content of the file. Of DICOM files only pixels are read (``dicom.py``).
+      source: the file, or its content. Of DICOM files only pixels are read (``dicom.py``).
+      frame: number from 1 in a file of several pages or frames; 0 for any other file.
 
     Returns:
       The whole image, the EXIF orientation applied.
@@ -60,27 +75,27 @@ def open_image(data: bytes) -> Image.Image:
     Raises:
       BadImageError: with the reason.
     """
-    if not data:
-        raise BadImageError("the file is empty (0 bytes)")
-    if data[128:132] == DICOM_MARK:
+    if isinstance(source, Path) and not frame:
+        source = read_file(source)
+    if is_dicom(source):
         from wlsrl_jax.data.images.dicom import read_frame  # an optional package
 
-        return read_frame(io.BytesIO(data))
+        return read_frame(source if isinstance(source, Path) else io.BytesIO(source), frame or None)
+    with bad_images():
+        if isinstance(source, Path):
+            check_bytes(source, 16 * MAX_BYTES)  # not all of it is read
+        return read_image.open_image(source, frame)
+
+
+def is_dicom(source: bytes | Path) -> bool:
+    """Whether a file begins as DICOM files do, whatever its name; False if it cannot be read."""
+    if isinstance(source, bytes):
+        return source[128:132] == DICOM_MARK
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(*image.size)
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except BadImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"too many pixels ({error})") from None
-    except Image.UnidentifiedImageError:
-        raise BadImageError(
-            f"not an image in any known format ({', '.join(FORMATS)}), whatever its name says"
-        ) from None
-    except Exception as error:  # Pillow's decoders raise many kinds for damaged data
-        raise BadImageError(f"truncated or damaged ({error})") from None
+        with source.open("rb") as file:
+            return file.read(132)[128:] == DICOM_MARK
+    except OSError:
+        return False
 
 
 def check_size(width: int, height: int) -> None:
@@ -89,12 +104,22 @@ def check_size(width: int, height: int) -> None:
     Raises:
       BadImageError: with the reason.
     """
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-    if max(width, height) > MAX_SIDE:
-        raise BadImageError(f"{width}x{height} pixels; a side is above {MAX_SIDE:,} pixels")
-    if min(width, height) < MIN_SIDE:
-        raise BadImageError(f"{width}x{height} pixels; a side is below {MIN_SIDE} pixels")
+    with bad_images():
+        read_image.check_size(width, height)
+
+
+def check_bytes(path: Path, limit: int) -> None:
+    """Refuses files that are larger than any image.
+
+    Raises:
+      BadImageError: with the reason, or if it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise BadImageError(f"cannot be read ({error.strerror})") from None
+    if size > limit:
+        raise BadImageError(f"{size:,} bytes are more than {limit:,}")
 
 
 def read_file(path: Path) -> bytes:
@@ -103,42 +128,23 @@ def read_file(path: Path) -> bytes:
     Raises:
       BadImageError: if it cannot be read or is larger than any image.
     """
+    check_bytes(path, MAX_BYTES)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise BadImageError(f"{size:,} bytes are more than {MAX_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
         raise BadImageError(f"cannot be read ({error.strerror})") from None
 
 
-def to_array(image: Image.Image, channels: int) -> np.ndarray:
-    """Converts an opened image; see ``decode`` for how.
-
-    Args:
-      image: of any mode.
-      channels: 1 for grey, 3 for RGB.
-
-    Returns:
-      uint8 ``[H, W, channels]``.
+def to_array(
+    image: Image.Image | Wide, channels: int, pixel_range: PixelRange | None = None
+) -> np.ndarray:
+    """Converts an opened image; see ``read_image.to_array``.
 
     Raises:
       BadImageError: for pixels without a known range.
     """
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        wide = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(np.rint(wide / 257.0), 0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        raise BadImageError("floating-point pixels have no known range; save it as 8 or 16 bit")
-    elif "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image)
-    try:
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except ValueError:
-        raise BadImageError(f"pixels of mode {image.mode} cannot be converted") from None
-    return pixels.reshape(*pixels.shape[:2], channels)
+    with bad_images():
+        return read_image.to_array(image, channels, pixel_range)
 
 
 def crop_field(image: np.ndarray) -> np.ndarray:
@@ -183,7 +189,13 @@ def shrink(
 
 
 def presize(
-    data: bytes, modality: str, height: int, width: int, steps: Sequence[str] = ()
+    data: bytes,
+    modality: str,
+    height: int,
+    width: int,
+    steps: Sequence[str] = (),
+    frame: int = 0,
+    pixel_range: PixelRange | None = None,
 ) -> bytes:
     """Decodes an image, makes it as small as prepared data are, and encodes it as PNG.
 
@@ -193,6 +205,8 @@ def presize(
       height: of the result, pixels.
       width: of the result, pixels.
       steps: see ``shrink``.
+      frame: see ``open_image``.
+      pixel_range: see ``decode``.
 
     Returns:
       A PNG file; the same bytes for the same input.
@@ -200,7 +214,8 @@ def presize(
     Raises:
       BadImageError: with the reason.
     """
-    small = shrink(decode(data, 1 if modality == "oct" else 3), modality, height, width, steps)
+    whole = decode(data, 1 if modality == "oct" else 3, frame, pixel_range)
+    small = shrink(whole, modality, height, width, steps)
     if modality == "fundus":
         small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     done, buffer = cv2.imencode(".png", small)

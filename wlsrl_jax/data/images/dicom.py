@@ -13,26 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import DICOM_MARK, MAX_BYTES, BadImageError, check_size
+from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError, check_bytes, check_size
+from wlsrl_jax.data.images.read_image import MAX_PAGES, Wide
 
 MISSING = "a DICOM file; to read such files: pip install 'wlsrl_jax[dicom]'"
-MAX_FRAMES = 100_000  # a header may claim any number
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, whatever its name.
-
-    Args:
-      path: of a regular file.
-
-    Returns:
-      False also where it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == DICOM_MARK
-    except OSError:
-        return False
 
 
 def _pydicom() -> Any:
@@ -64,7 +48,7 @@ def _frames(header: Any) -> int:
     except (AttributeError, TypeError, ValueError):
         raise BadImageError("a DICOM file without an image") from None
     check_size(width, height)
-    if not 0 < count <= MAX_FRAMES:
+    if not 0 < count <= MAX_PAGES:
         raise BadImageError(f"a DICOM file that claims {count} frames")
     return count
 
@@ -81,25 +65,25 @@ def count_frames(path: Path) -> int:
     Raises:
       BadImageError: if it cannot be read or holds no image, with the reason.
     """
-    if path.stat().st_size > MAX_BYTES * 16:
-        raise BadImageError(f"{path.stat().st_size:,} bytes are more than {MAX_BYTES * 16:,}")
+    check_bytes(path, 16 * MAX_BYTES)
     return _frames(_open(path, stop_before_pixels=True))
 
 
-def read_frame(source: Path | BinaryIO, frame: int | None = None) -> Image.Image:
+def read_frame(source: Path | BinaryIO, frame: int | None = None) -> Image.Image | Wide:
     """Decodes one frame as a display would show it.
 
     Compressed data are decoded, YBR and palettes become RGB, grey values go through the modality
     transformation and the first window (or look-up table) of the file, and are inverted for
     MONOCHROME1. Without a window the whole range of the stored bits becomes 0..255, so that
-    the frames of a volume stay comparable.
+    the frames of a volume stay comparable; where those bits are only the width of the type (16
+    stored of 16), the range stays open.
 
     Args:
       source: path or content of the file.
       frame: number from 1, as DICOM counts; None for the only one.
 
     Returns:
-      8-bit image of mode "L" or "RGB".
+      8-bit image of mode "L" or "RGB", or wide pixels of unknown range.
 
     Raises:
       BadImageError: if pydicom is not installed, or with the reason.
@@ -120,16 +104,41 @@ def read_frame(source: Path | BinaryIO, frame: int | None = None) -> Image.Image
     except Exception as error:
         raise BadImageError(f"a damaged DICOM file ({type(error).__name__})") from None
     try:
-        if data.PhotometricInterpretation == "PALETTE COLOR":
-            pixels = pydicom.pixels.apply_color_lut(pixels, data)
-            bits = 8 * pixels.dtype.itemsize
-            return Image.fromarray(_to_bytes(pixels, 0, 2**bits - 1))
-        if pixels.ndim == 3:
-            return Image.fromarray(_to_bytes(pixels, 0, 2 ** int(data.BitsStored) - 1))
-        grey = _to_bytes(*_windowed(pydicom, pixels, data))
-        return Image.fromarray(255 - grey if _inverted(data) else grey)
+        return _shown(pydicom, pixels, data)
     except Exception as error:
         raise BadImageError(f"a damaged DICOM file ({type(error).__name__})") from None
+
+
+def _shown(pydicom: Any, pixels: np.ndarray, data: Any) -> Image.Image | Wide:
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        colours = pydicom.pixels.apply_color_lut(pixels, data)
+        return Image.fromarray(colours) if colours.dtype == np.uint8 else Wide(colours)
+    bits, open_range = int(data.BitsStored), _is_open(data)
+    if pixels.ndim == 3:
+        return Wide(pixels) if open_range else Image.fromarray(_to_bytes(pixels, 0, 2**bits - 1))
+    if open_range:
+        # A rescaling alone moves black and white with the values.
+        falling = float(data.get("RescaleSlope") or 1) < 0
+        return Wide(pixels, inverted=_inverted(data) != falling)
+    grey = _to_bytes(*_windowed(pydicom, pixels, data))
+    return Image.fromarray(255 - grey if _inverted(data) else grey)
+
+
+def _is_open(data: Any) -> bool:
+    """Whether the header leaves open what is white: its bits are only the width of the type."""
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        return int(data.RedPaletteColorLookupTableDescriptor[2]) > 8
+    said = ("WindowWidth", "VOILUTSequence", "ModalityLUTSequence")
+    wide = 8 < int(data.BitsStored) == int(data.BitsAllocated)
+    return wide and (int(data.SamplesPerPixel) > 1 or not any(data.get(name) for name in said))
+
+
+def has_open_range(path: Path) -> bool:
+    """Whether the pixels of a DICOM file are wide and its header does not say what is white."""
+    try:
+        return _is_open(_open(path, stop_before_pixels=True))
+    except Exception:  # whatever is wrong with it is told where it is read
+        return False
 
 
 def _inverted(data: Any) -> bool:

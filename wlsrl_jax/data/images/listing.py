@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from wlsrl_jax.data.images.decode import BadImageError, is_image_name
-from wlsrl_jax.data.images.dicom import count_frames, is_dicom
+from wlsrl_jax.data.images.decode import BadImageError, is_dicom, is_image_name
+from wlsrl_jax.data.images.frames import count_images, may_hold_several
 from wlsrl_jax.data.names import UNWRITABLE, is_writable, letters, shown
 from wlsrl_jax.data.tables import SUFFIXES, read_cells, read_lines, select
 from wlsrl_jax.files import Mistake
@@ -27,7 +28,7 @@ class Item:
 
     Attributes:
       path: of its file, as it is opened from the current directory.
-      frame: number from 1 in a DICOM file of several frames, or 0.
+      frame: number from 1 in a file of several frames or pages, or 0.
       problem: why it cannot be used, or "".
     """
 
@@ -51,22 +52,24 @@ class ImageList:
 
     Attributes:
       items: the images; about 0.2 kB of memory each.
-      ignored: number of files in folders whose names are not those of images.
+      passed_over: reason -> number of what is in folders and is not among the images.
     """
 
     items: list[Item]
-    ignored: int
+    passed_over: dict[str, int]
 
 
 def find_images(paths: Sequence[str]) -> ImageList:
     """Resolves the arguments of a command line.
 
-    - A file is taken whatever its name. A DICOM file of several frames is an image a frame.
+    - A file is taken whatever its name. A DICOM file of several frames, or a TIFF of several
+      pages, is an image a frame.
     - A folder is walked, sorted by name; hidden files and folders, and files whose names (or,
       without a suffix, first bytes) are not those of images are passed over and counted. Links
-      to folders are not followed, and a link to a file outside of the folder is a problem.
+      to folders are not followed; one whose images are not met elsewhere in the folder is a
+      problem, as is a link to a file outside of the folder.
     - A pattern such as ``scans/**/*.png`` is expanded here if the shell has not done it. What
-      exists under the very name is no pattern.
+      exists under the very name is no pattern. A folder that it matches is walked.
     - A ``.csv``, ``.tsv``, ``.txt`` or ``.xlsx`` file is a list with a column "path" (or "file",
       "image" ...), read as the tables of ``prepare`` are; a ``.txt`` may have a path a line and
       no header. Relative paths are seen from the list's folder and, links resolved, must stay in
@@ -84,51 +87,93 @@ def find_images(paths: Sequence[str]) -> ImageList:
         leaves the list's folder, naming it.
     """
     items: dict[str, Item] = {}
-    ignored = 0
+    passed_over: collections.Counter[str] = collections.Counter()
     for argument in paths:
         path = Path(argument)
         if path.is_dir():
             found, others = _walk(path)
             if not found:
-                raise Mistake(f"{argument} holds no image ({others} other files).")
-            ignored += others
+                what = ", ".join(f"{n} {why}" for why, n in others.items())
+                raise Mistake(f"{argument} holds no image ({what or 'it is empty'}).")
+            passed_over += others
         elif path.exists():
             found = _listed(path) if _is_list(path) else [Item(argument)]
         else:
-            found = _expand(argument)
+            found, others = _expand(argument)
+            passed_over += others
+        before = set(items)
         for item in _frames(found):
             # The same file under two spellings is one image.
-            items.setdefault(f"{os.path.abspath(item.path)}#{item.frame}", item)
-    return ImageList(list(items.values()), ignored)
+            key = f"{os.path.abspath(item.path)}#{item.frame}"
+            passed_over[_TWICE] += key in before
+            items.setdefault(key, item)
+    return ImageList(list(items.values()), dict(+passed_over))
 
 
-def _expand(pattern: str) -> list[Item]:
-    found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
-    files = [p for p in found if os.path.isfile(p)]
-    if not files:
+def _expand(pattern: str) -> tuple[list[Item], collections.Counter[str]]:
+    matched = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
+    found: list[Item] = []
+    passed_over: collections.Counter[str] = collections.Counter()
+    for name in matched:
+        if os.path.isdir(name):
+            inside, others = _walk(Path(name))
+            found += inside
+            passed_over += others
+        elif os.path.isfile(name):
+            found.append(Item(name))
+    if not found:
         raise Mistake(f"{pattern} is no file or folder" + (
             " and matches none." if glob.has_magic(pattern) else "."
         ))  # fmt: skip
-    return [Item(p) for p in files]
+    return found, passed_over
 
 
-def _walk(folder: Path) -> tuple[list[Item], int]:
-    root, items, ignored = folder.resolve(), [], 0
+_TWICE = "images that were named before"
+_HIDDEN = "hidden files or folders"
+_OTHER = "files whose names are not of images"
+_LINKED = "links to folders whose images are taken where they lie"
+
+
+def _walk(folder: Path) -> tuple[list[Item], collections.Counter[str]]:
+    root, items = folder.resolve(), []
+    passed_over: collections.Counter[str] = collections.Counter()
     for directory, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        seen = sorted(name for name in inner if not name.startswith("."))
+        passed_over[_HIDDEN] += len(inner) - len(seen)
+        inner[:] = seen
+        for name in seen:
+            path = Path(directory, name)
+            if not path.is_symlink():
+                continue
+            if _is_walked(path.resolve(), root):
+                passed_over[_LINKED] += 1
+            else:
+                problem = "a link to a folder, which is not followed; name the folder itself"
+                items.append(Item(str(path), problem=problem))
         for name in sorted(files):
             path = Path(directory, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if name.startswith("."):
+                passed_over[_HIDDEN] += 1
+            elif path.is_symlink() and not path.resolve().is_relative_to(root):
                 if is_image_name(path):
                     problem = "a link that leaves the folder; name the file itself"
                     items.append(Item(str(path), problem=problem))
                 else:
-                    ignored += 1
+                    passed_over[_OTHER] += 1
             elif path.is_file() and (is_image_name(path) or _unnamed_dicom(path)):
                 items.append(Item(str(path)))
+            elif path.is_symlink() and not path.exists() and is_image_name(path):
+                items.append(Item(str(path), problem="a link to a file that is not there"))
             else:
-                ignored += not name.startswith(".")
-    return items, ignored
+                passed_over[_OTHER] += 1
+    return items, +passed_over
+
+
+def _is_walked(target: Path, root: Path) -> bool:
+    """Whether a folder is met on the way through another, for nothing above it is hidden."""
+    if not target.is_relative_to(root):
+        return False
+    return not any(part.startswith(".") for part in target.relative_to(root).parts)
 
 
 def _unnamed_dicom(path: Path) -> bool:
@@ -184,7 +229,7 @@ def _paths(table: Path) -> list[tuple[int, str]]:
 
 
 def _frames(items: Iterable[Item]) -> Iterator[Item]:
-    """Checks the names, and takes DICOM files of several frames apart."""
+    """Checks the names, and takes files of several frames or pages apart."""
     for item in items:
         path = Path(item.path)
         problem = item.problem
@@ -194,9 +239,9 @@ def _frames(items: Iterable[Item]) -> Iterator[Item]:
             problem = "there is no such file"
         if problem:
             yield dataclasses.replace(item, problem=problem)
-        elif not path.suffix or path.suffix.lower() in (".dcm", ".dicom"):
+        elif may_hold_several(path):
             try:
-                count = count_frames(path) if is_dicom(path) else 1
+                count = count_images(path)
             except BadImageError as error:
                 yield dataclasses.replace(item, problem=str(error))
             else:

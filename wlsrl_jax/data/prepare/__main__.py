@@ -21,6 +21,7 @@ from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
+from wlsrl_jax.data.images.set_range import add_flag
 from wlsrl_jax.data.images.steps import check_steps, parse_steps
 from wlsrl_jax.data.prepare.divide import Division, choose_mode, divide
 from wlsrl_jax.data.prepare.groups import SPLITS
@@ -28,7 +29,7 @@ from wlsrl_jax.data.prepare.inspect import Mapper, SourceImage, collect, ordered
 from wlsrl_jax.data.prepare.split_file import follow, read_split_file
 from wlsrl_jax.data.prepare.write import is_prepared, make_manifest, write_prepared
 from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
-from wlsrl_jax.data.published.common import DatasetSpec, count_notes, take_notes
+from wlsrl_jax.data.published.common import DatasetSpec, count_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake
@@ -87,6 +88,7 @@ def prepare_opened(
     options: FolderOptions | None = None,
     size: tuple[int, int] | None = None,
     preprocess: Sequence[str] = (),
+    pixel_bits: str = "",
     split: str = "",
     seed: int = 0,
     folds: int = 0,
@@ -119,14 +121,17 @@ def prepare_opened(
     _check_flags(folds, repeats, near_duplicates)
     target = dataset_dir(spec.name, data_dir)
     previous = read_split_file(Path(split_file)) if split_file else {}
-    found, problems = collect(spec, source, mapper, leading_zeros)
+    source_images = collect(spec, source, mapper, leading_zeros, pixel_bits=pixel_bits)
+    found, problems = source_images.images, source_images.problems
+    pixel_range = source_images.pixel_range
     refuse_bad(problems, on_bad_file)
     if not found:
         raise Mistake(f"--source={source} holds no usable image.")
-    notes, problems = take_notes(problems)
     split, said = choose_mode(split, found, is_own=options is not None, columns=folds or repeats)
     how = Division(split, seed, folds, repeats, allow_missing_classes)
-    notes += [*said, *count_notes(spec, [i.record for i in found], problems)]
+    # A page more is no image more than the publisher counts.
+    counted = [i.record for i in found if i.record.frame <= 1]
+    notes = [*source_images.notes, *said, *count_notes(spec, counted, problems)]
     if previous:
         previous, more = follow(previous, found, allow_absent_ids)
         notes += more
@@ -143,6 +148,7 @@ def prepare_opened(
         **({"allow_absent_ids": True} if allow_absent_ids else {}),
         **({"leading_zeros": leading_zeros} if leading_zeros != "ask" else {}),
         **({"preprocess": list(steps)} if steps else {}),
+        **({"pixel_bits": pixel_bits} if pixel_bits else {}),
         **({"folder": dataclasses.asdict(options)} if options else {}),
     }
     pairs = None if near_duplicates == "off" else find_pairs(found, spec.modality, workers)
@@ -159,10 +165,20 @@ def prepare_opened(
         pairs = reindexed(pairs, found, images)
     findings = {**audit(images, pairs, spec.modality), "missing_classes": lacking}
     problems = [*problems, *left_out]
-    manifest = make_manifest(spec, images, problems, settings, findings, notes)
+    manifest = make_manifest(spec, images, problems, settings, findings, notes, pixel_range)
     done = is_prepared(target, manifest, overwrite)
     if not done:
-        write_prepared(spec, source, images, size, manifest, target, steps=steps, mapper=mapper)
+        write_prepared(
+            spec,
+            source,
+            images,
+            size,
+            manifest,
+            target,
+            steps=steps,
+            pixel_range=pixel_range,
+            mapper=mapper,
+        )
     console.print(table(spec, images))
     for line in sentences(findings):
         console.print(line, markup=False, highlight=False)
@@ -228,6 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"steps before the resize, in this order, of {', '.join(STEPS)}",
     )
+    add_flag(parser)
     add(
         "--split",
         choices=["grouped", "official"],

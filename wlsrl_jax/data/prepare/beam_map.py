@@ -29,6 +29,7 @@ import msgpack
 import numpy as np
 
 from wlsrl_jax.data.audit.look import Fingerprint
+from wlsrl_jax.data.images.read_image import Extent
 from wlsrl_jax.data.prepare.inspect import Mapper, SourceFile
 from wlsrl_jax.files import Mistake
 
@@ -118,7 +119,7 @@ def _run(
     return _results(staging, len(starts))
 
 
-_KINDS = {kind.__name__: kind for kind in (SourceFile, Fingerprint, _Refused)}
+_KINDS = {kind.__name__: kind for kind in (SourceFile, Fingerprint, Extent, _Refused)}
 
 
 def _pack(content: Any) -> bytes:

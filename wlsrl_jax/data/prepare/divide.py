@@ -133,7 +133,12 @@ def divide(
     Raises:
       Mistake: if a split would lack a class, or the flags contradict the data.
     """
-    items = [Item(i.record.id, i.record.label, i.record.patient, i.sha256) for i in images]
+    items = [
+        # Pages of one file stay together, whether its patient is known or not.
+        Item(i.record.id, i.record.label, i.subject if i.record.frame else i.record.patient,
+             i.sha256)
+        for i in images
+    ]  # fmt: skip
     groups = assign_groups(items, [(p.first, p.second) for p in pairs])
     main, *folds = columns = _columns(images, groups, previous or {}, how)
     drawn = [_main_split(spec, images, main, how), *_folds(folds, how)]

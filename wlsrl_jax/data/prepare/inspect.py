@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -18,7 +18,11 @@ from rich.progress import track
 
 from wlsrl_jax.data import names
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
-from wlsrl_jax.data.images.decode import BadImageError, decode, read_file
+from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, to_array
+from wlsrl_jax.data.images.frames import count_images, may_hold_several
+from wlsrl_jax.data.images.read_image import FLAG, Extent, PixelRange, Wide, decide_range
+from wlsrl_jax.data.images.set_range import parse_flag, range_line, range_mistakes
+from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, note, take_notes
 from wlsrl_jax.files import Mistake
 
@@ -29,7 +33,7 @@ class SourceImage:
 
     Attributes:
       record: its row, label and patient.
-      sha256: of the file.
+      sha256: of the file (``digest``).
       bytes: of the file.
       look: what the audit compares.
       group: what may never be split; "" before the division.
@@ -47,8 +51,10 @@ class SourceImage:
 
     @property
     def subject(self) -> str:
-        """The patient, or the image itself where the set names none."""
-        return self.record.id if self.record.patient is None else self.record.patient
+        """The patient; the file of a page, or the image itself, where the set names none."""
+        if self.record.patient is not None:
+            return self.record.patient
+        return self.record.id.rpartition("#")[0] if self.record.frame else self.record.id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +63,21 @@ class SourceFile:
 
     Attributes:
       path: relative to the source folder.
-      sha256: of the content as it was before; "" if it was not read yet.
+      sha256: of the content as it was before (``digest``); "" if it was not read yet.
+      frame: number from 1 in a file of several pages or frames, or 0.
     """
 
     path: str
     sha256: str = ""
+    frame: int = 0
+
+
+def digest(data: bytes, frame: int) -> str:
+    """SHA-256 of an image: of its file, and of the page where there are several."""
+    found = hashlib.sha256(data)
+    if frame:
+        found.update(b"#%d" % frame)
+    return found.hexdigest()
 
 
 class Mapper(Protocol):
@@ -103,14 +119,61 @@ def progress(values: Iterable[Any], text: str, total: int) -> Iterable[Any]:
     return track(values, text, total=total, disable=quiet, console=Console(stderr=True))
 
 
-def _inspect(source: Path, modality: str, file: SourceFile) -> tuple[str, int, Fingerprint] | str:
-    """(SHA-256, bytes, look) of a file, or why it is bad."""
+def _inspect(
+    source: Path, modality: str, pixel_range: PixelRange | None, file: SourceFile
+) -> tuple[str, int, Fingerprint] | Extent | str:
+    """(SHA-256, bytes, look) of a file, what its range is decided from, or why it is bad."""
     try:
         data = read_file(source / file.path)
-        image = decode(data, 3)
+        opened = open_image(data, file.frame)
+        if isinstance(opened, Wide) and opened.extent and pixel_range is None:
+            return opened.extent
+        image = to_array(opened, 3, pixel_range)
     except BadImageError as error:
         return str(error)
-    return hashlib.sha256(data).hexdigest(), len(data), fingerprint(image, modality)
+    return digest(data, file.frame), len(data), fingerprint(image, modality)
+
+
+def _unfollowed(source: Path, records: Sequence[Record]) -> list[Problem]:
+    """The links to folders that no scan went into."""
+    linked = {p.relative_to(source).as_posix() for p in layout.linked_folders(source)}
+    if linked:
+        places = {r.path.rpartition("/")[0] for r in records}
+        linked -= {str(p) for place in places for p in [place, *PurePosixPath(place).parents]}
+    reason = "a link to a folder, which is not followed; copy the folder"
+    return [Problem(path, reason) for path in sorted(linked)]
+
+
+def _pages(record: Record, source: Path) -> list[Record]:
+    """A record for each page of a file of several, with the label of the file."""
+    path = source / record.path
+    if not may_hold_several(path) or not path.is_file():
+        return [record]
+    try:
+        count = count_images(path)
+    except BadImageError:  # told where it is read
+        return [record]
+    if count == 1:
+        return [record]
+    numbers = range(1, count + 1)
+    return [dataclasses.replace(record, id=f"{record.id}#{n}", frame=n) for n in numbers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What a source folder holds.
+
+    Attributes:
+      images: the good ones, sorted by name.
+      problems: what cannot be used, sorted by name.
+      pixel_range: of wide pixels of which the files do not say it; None where there are none.
+      notes: what else the user must know.
+    """
+
+    images: list[SourceImage]
+    problems: list[Problem]
+    pixel_range: PixelRange | None
+    notes: list[str]
 
 
 def _named(
@@ -137,8 +200,13 @@ def _named(
 
 
 def collect(
-    spec: DatasetSpec, source: Path, mapper: Mapper = ordered_map, leading_zeros: str = "ask"
-) -> tuple[list[SourceImage], list[Problem]]:
+    spec: DatasetSpec,
+    source: Path,
+    mapper: Mapper = ordered_map,
+    leading_zeros: str = "ask",
+    *,
+    pixel_bits: str = "",
+) -> Collected:
     """Scans and reads a source folder.
 
     Args:
@@ -146,13 +214,17 @@ def collect(
       source: its folder.
       mapper: that reads; threads, one a core, if not given.
       leading_zeros: of patients, see ``names.one_patient_each``.
+      pixel_bits: range of wide pixels of which the files do not say it, as ``--pixel_bits``; ""
+        decides it from all of them.
 
     Returns:
-      (good images, problems and notes), both sorted by name.
+      What is there.
 
     Raises:
-      Mistake: if the folder is not of the published layout, or patients cannot be told apart.
+      Mistake: if the folder is not of the published layout, patients cannot be told apart, or the
+        range cannot be told.
     """
+    given = parse_flag(pixel_bits)
     if not any(source.iterdir()):
         raise Mistake(f"--source={source} is empty; unpack the download there first.")
     try:
@@ -161,22 +233,61 @@ def collect(
         raise Mistake(
             f"{error}\n({spec.name}: {' '.join((spec.scan.__doc__ or '').split())})"
         ) from None
+    known = {p.path for p in problems}
+    problems = [*problems, *(p for p in _unfollowed(source, records) if p.path not in known)]
     records, problems = _named(records, problems, leading_zeros)
-    records.sort(key=lambda r: r.id)
-    inspect = functools.partial(_inspect, source, spec.modality)
-    files = [SourceFile(r.path) for r in records]
-    found = progress(mapper(inspect, files), "reading", len(files))
+    notes, problems = take_notes(problems)
+    records = [page for r in sorted(records, key=lambda r: r.id) for page in _pages(r, source)]
+    found, pixel_range = _look(spec, source, records, mapper, given)
     images, ids = [], set()
     for record, facts in zip(records, found, strict=True):
+        place = f"{record.path}#{record.frame}" if record.frame else record.path
         if isinstance(facts, str):
-            problems.append(Problem(record.path, facts))
+            problems.append(Problem(place, facts))
         elif record.id in ids:
             reason = f"a second image with the id {record.id}; rename or delete one"
-            problems.append(Problem(record.path, reason))
+            problems.append(Problem(place, reason))
         else:
             ids.add(record.id)
             images.append(SourceImage(record, *facts))
-    return images, sorted(problems, key=lambda p: p.path)
+    notes += [range_line(pixel_range)] if pixel_range else []
+    if given and not pixel_range:
+        notes.append(f"{FLAG}={pixel_bits} was not needed: every file says its own range.")
+    if hidden := layout.hidden_images(source):
+        example = hidden[0].relative_to(source).as_posix()
+        notes.append(f"{len(hidden)} hidden images are passed over, such as {example}.")
+    several = [r for r in records if r.frame]
+    if several:
+        notes.append(
+            f"{len({r.path for r in several})} files of several pages or frames hold "
+            f"{len(several)} images; each has the label of its file, and they stay together."
+        )
+    return Collected(images, sorted(problems, key=lambda p: p.path), pixel_range, notes)
+
+
+def _look(
+    spec: DatasetSpec,
+    source: Path,
+    records: Sequence[Record],
+    mapper: Mapper,
+    given: PixelRange | None,
+) -> tuple[list[tuple[str, int, Fingerprint] | str], PixelRange | None]:
+    """Reads the files once, and those of wide pixels again when the range of the set is known."""
+
+    def read(files: Sequence[SourceFile], pixel_range: PixelRange | None) -> list[Any]:
+        inspect = functools.partial(_inspect, source, spec.modality, pixel_range)
+        return list(progress(mapper(inspect, files), "reading", len(files)))
+
+    files = [SourceFile(r.path, frame=r.frame) for r in records]
+    found = read(files, None)
+    open_ones = [k for k, facts in enumerate(found) if isinstance(facts, Extent)]
+    if not open_ones:
+        return found, None
+    with range_mistakes():
+        pixel_range = given or decide_range(found[k] for k in open_ones)
+    for k, facts in zip(open_ones, read([files[k] for k in open_ones], pixel_range), strict=True):
+        found[k] = facts
+    return found, pixel_range
 
 
 def refuse_bad(problems: Sequence[Problem], on_bad_file: str) -> None:

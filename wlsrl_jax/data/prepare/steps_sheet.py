@@ -11,14 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.decode import BadImageError, crop_field, open_image, read_file, to_array
-from wlsrl_jax.data.images.dicom import read_frame
+from wlsrl_jax.data.images.decode import BadImageError, crop_field, open_image, to_array
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.pixels import (
     SIDE,
     STEPS,
     apply_steps,
 )
+from wlsrl_jax.data.images.read_image import PixelRange
+from wlsrl_jax.data.images.set_range import add_flag, chosen_range, range_line
 from wlsrl_jax.data.images.steps import check_steps, describe, parse_steps
 from wlsrl_jax.files import Mistake
 
@@ -26,7 +27,7 @@ _TITLE = 22  # pixels of a line of text
 _MARGIN = 4
 
 
-def _read(item: Item, modality: str) -> np.ndarray:
+def _read(item: Item, modality: str, pixel_range: PixelRange | None) -> np.ndarray:
     """Reads an image and crops it (fundus).
 
     Raises:
@@ -35,9 +36,8 @@ def _read(item: Item, modality: str) -> np.ndarray:
     try:
         if item.problem:
             raise BadImageError(item.problem)
-        path = Path(item.path)
-        opened = read_frame(path, item.frame) if item.frame else open_image(read_file(path))
-        pixels = to_array(opened, 1 if modality == "oct" else 3)
+        opened = open_image(Path(item.path), item.frame)
+        pixels = to_array(opened, 1 if modality == "oct" else 3, pixel_range)
     except BadImageError as error:
         raise Mistake(f"{item.name}: {error}") from None
     return crop_field(pixels) if modality == "fundus" else pixels
@@ -97,12 +97,19 @@ def _main(argv: Sequence[str] | None) -> None:
         help="a last column: these steps one after the other, as prepare would apply them",
     )
     parser.add_argument("--width", type=int, default=320, help="of a picture, pixels")
+    add_flag(parser)
     args = parser.parse_args(argv)
     if args.width < 16:
         raise Mistake(f"--width={args.width} must be at least 16.")
     together = check_steps(args.preprocess, args.modality)
-    items = find_images(args.images).items
-    named = [(Path(item.name).name, _read(item, args.modality)) for item in items]
+    listed = find_images(args.images)
+    items = listed.items
+    for reason, count in listed.passed_over.items():
+        print(f"passed over: {count} {reason}")
+    pixel_range = chosen_range(args.pixel_bits, None, items)
+    if pixel_range:
+        print(range_line(pixel_range))
+    named = [(Path(item.name).name, _read(item, args.modality, pixel_range)) for item in items]
     sheet = Image.fromarray(contact_sheet(named, args.modality, together, args.width))
     try:
         sheet.save(args.output, quality=82)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import hashlib
 import io
 import itertools
 import json
@@ -19,9 +18,17 @@ import tensorflow_datasets as tfds
 
 import wlsrl_jax
 from wlsrl_jax.data.images.decode import BadImageError, presize
+from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.prepare import split_file
 from wlsrl_jax.data.prepare.groups import SPLITS
-from wlsrl_jax.data.prepare.inspect import Mapper, SourceFile, SourceImage, ordered_map, progress
+from wlsrl_jax.data.prepare.inspect import (
+    Mapper,
+    SourceFile,
+    SourceImage,
+    digest,
+    ordered_map,
+    progress,
+)
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.prepared import MANIFEST
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
@@ -37,6 +44,7 @@ def make_manifest(
     settings: Mapping[str, Any],
     findings: Mapping[str, Any],
     notes: Sequence[str],
+    pixel_range: PixelRange | None = None,
 ) -> dict[str, Any]:
     """What a preparation was made of: its settings, every source file, the audit.
 
@@ -47,6 +55,7 @@ def make_manifest(
       settings: of the preparation.
       findings: of the audit.
       notes: remarks for the reader.
+      pixel_range: of wide pixels, if there are any of which the files do not say it.
 
     Returns:
       The content of ``manifest.json``.
@@ -55,6 +64,7 @@ def make_manifest(
         {
             "id": i.record.id,
             "path": i.record.path,
+            **({"frame": i.record.frame} if i.record.frame else {}),
             "class": spec.classes[i.record.label],
             "patient": i.record.patient,
             "group": i.group,
@@ -77,6 +87,7 @@ def make_manifest(
         "citation": spec.citation,
         "prepared_with": f"wlsrl_jax {wlsrl_jax.__version__}",
         "settings": settings,
+        **({"pixel_bits": str(pixel_range)} if pixel_range else {}),
         "splits": {s: counts[s] for s in SPLITS if counts[s]},
         "audit": findings,
         "skipped": [{"path": p.path, "reason": p.reason} for p in skipped],
@@ -112,6 +123,7 @@ def write_prepared(
     target: Path,
     *,
     steps: Sequence[str] = (),
+    pixel_range: PixelRange | None = None,
     mapper: Mapper = ordered_map,
 ) -> None:
     """Writes beside the target, then takes its place: what was there stays until then.
@@ -124,6 +136,7 @@ def write_prepared(
       manifest: of the preparation.
       target: directory of the prepared data set.
       steps: of ``preprocess.STEPS``, applied to every image.
+      pixel_range: of wide pixels, if there are any of which the files do not say it.
       mapper: that resizes; threads, one a core, if not given. The bytes do not depend on it.
 
     Raises:
@@ -132,7 +145,7 @@ def write_prepared(
     staging = target.parent.parent / f".{target.parent.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
-        _write_records(spec, source, images, size, steps, staging, mapper)
+        _write_records(spec, source, images, size, steps, pixel_range, staging, mapper)
         written = staging / target.parent.name / target.name
         folds = len(images[0].folds)
         (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
@@ -151,6 +164,7 @@ def load_source(
     modality: str,
     size: tuple[int, int],
     steps: Sequence[str] = (),
+    pixel_range: PixelRange | None = None,
 ) -> bytes:
     """Reads a source file and makes it ready.
 
@@ -160,6 +174,7 @@ def load_source(
       modality: "oct" or "fundus".
       size: (height, width) of the result, pixels.
       steps: of ``preprocess.STEPS``.
+      pixel_range: of wide pixels of which the file does not say it.
 
     Returns:
       A PNG file.
@@ -169,10 +184,10 @@ def load_source(
     """
     path = source / file.path
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != file.sha256:
+    if digest(data, file.frame) != file.sha256:
         raise Mistake(f"{path} changed while it was being prepared; start again.")
     try:
-        return presize(data, modality, *size, steps)
+        return presize(data, modality, *size, steps, file.frame, pixel_range)
     except BadImageError as error:
         raise Mistake(f"{path}: {error}") from None
 
@@ -197,11 +212,19 @@ def _write_records(
     images: Sequence[SourceImage],
     size: tuple[int, int],
     steps: Sequence[str],
+    pixel_range: PixelRange | None,
     data_dir: Path,
     mapper: Mapper,
 ) -> None:
-    load = functools.partial(load_source, source, modality=spec.modality, size=size, steps=steps)
-    files = [SourceFile(i.record.path, i.sha256) for i in images]
+    load = functools.partial(
+        load_source,
+        source,
+        modality=spec.modality,
+        size=size,
+        steps=steps,
+        pixel_range=pixel_range,
+    )
+    files = [SourceFile(i.record.path, i.sha256, i.record.frame) for i in images]
     # One map for all splits, for a cluster takes minutes to start; TFDS writes them in turn.
     ready = zip(images, progress(mapper(load, files), "writing", len(files)), strict=True)
 

@@ -35,6 +35,7 @@ class Record:
       official: the publisher's split, or "".
       attributes: what subgroups can be made of, such as eye, sex, age, year or camera; never
         names or birth dates.
+      frame: number from 1 in a file of several pages or frames, or 0; scans leave it 0.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Record:
     patient: str | None
     official: str = ""
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    frame: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,14 +154,16 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
     spelling, _ = one_spelling((row.label for row in rows if row.label), class_key)
     found = sorted(map(cleaned, set(spelling.values())), key=_by_number)
     if not found:
-        raise Mistake(_nothing_found(options, source, rows))
+        raise Mistake(_nothing_found(options, source, rows) + _links(source))
     if options.modality == "fundus":
         classes, normal = _grades(options, found), "0"
     else:
         classes = options.classes or tuple(found)
         normal = _healthy(options.normal, classes)
     if len(classes) < 2:
-        raise Mistake(f"{source} has one class, {classes[0]}; there must be two at least.")
+        raise Mistake(
+            f"{source} has one class, {classes[0]}; there must be two at least.{_links(source)}"
+        )
     if normal not in classes:
         raise Mistake(
             f"Say which class is healthy with --normal=CLASS; there are {', '.join(classes)}."
@@ -207,6 +209,11 @@ def _nothing_found(options: FolderOptions, source: Path, rows: Sequence[OwnRow])
         for reason, count in reasons.most_common(3)
     )
     return f"No row of --table={options.table} can be used. {text or 'It has no row'}."
+
+
+def _links(source: Path) -> str:
+    names = ", ".join(p.name for p in layout.linked_folders(source)[:4])
+    return f" Links to folders are not followed; copy the folders: {names}." if names else ""
 
 
 def _by_number(text: str) -> tuple[float, str]:

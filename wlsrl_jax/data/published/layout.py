@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wlsrl_jax.data.images.decode import is_image_name
 from wlsrl_jax.files import Mistake
 
 MAX_DEPTH = 5
@@ -41,6 +43,39 @@ def folders(parent: Path) -> list[Path]:
     )
 
 
+def linked_folders(source: Path) -> list[Path]:
+    """Links to folders with images, anywhere below a folder, by name.
+
+    ``folders`` leaves them out, and a class that is one would be missing without a word. A link
+    back to where it lies is none.
+    """
+    found = []
+    for here, inner, _ in os.walk(source):
+        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
+        for path in (Path(here, name) for name in inner):
+            loop = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+            if path.is_symlink() and not loop and _holds_image(path):
+                found.append(path)
+    return sorted(found)
+
+
+def hidden_images(source: Path) -> list[Path]:
+    """Images that scans leave out for a name with a dot first, by name; macOS's own are none."""
+    found = []
+    for here, inner, files in os.walk(source):
+        inner[:] = [name for name in inner if not name.startswith("__MACOSX")]
+        inside = any(part.startswith(".") for part in Path(here).relative_to(source).parts)
+        for name in files:
+            is_hidden = inside or name.startswith(".")
+            if is_hidden and not name.startswith("._") and is_image_name(Path(name.lstrip("."))):
+                found.append(Path(here, name))
+    return sorted(found)
+
+
+def _holds_image(folder: Path) -> bool:
+    return any(is_image_name(Path(name)) for _, _, files in os.walk(folder) for name in files)
+
+
 def _levels(source: Path) -> Iterator[list[Path]]:
     level = [source]
     for _ in range(MAX_DEPTH + 1):
@@ -69,8 +104,14 @@ def find_root(source: Path, fits: Callable[[Path], bool], what: str) -> Path:
             raise Mistake(f"{source} holds {what} several times: {names}. Name one in --source.")
         if found:
             return found[0]
-    here = ", ".join(p.name + ("/" if p.is_dir() else "") for p in sorted(source.iterdir())[:8])
+    here = ", ".join(_shown(p) for p in sorted(source.iterdir())[:8])
     raise Mistake(f"{source} does not hold {what}; it holds: {here or 'nothing'}.")
+
+
+def _shown(path: Path) -> str:
+    if path.is_symlink() and path.is_dir():
+        return f"{path.name} (a link to a folder, which is not followed; copy the folder)"
+    return f"{path.name}/" if path.is_dir() else path.name
 
 
 def children(parent: Path) -> dict[str, Path]:
