@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from tests.sources import picture
-from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, crop_field, decode, presize
+from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, decode, presize
+from wlsrl_jax.data.images.pixels import crop_field
 
 
 def encoded(image, kind="PNG", **options):

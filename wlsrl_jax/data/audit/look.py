@@ -9,8 +9,8 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import crop_field
 from wlsrl_jax.data.images.modality import SURE, oct_logit
+from wlsrl_jax.data.images.pixels import crop_field
 
 BITS = 128  # 64 of pHash, 64 of dHash
 SIDE = 48  # pixels of the texture

@@ -11,18 +11,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.pixels import apply_steps
+from wlsrl_jax.data.images import foreign
+from wlsrl_jax.data.images.pixels import apply_steps, crop_field
 from wlsrl_jax.files import Mistake
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif",
+            ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm", ".dicom")  # fmt: skip
 MIN_SIDE = 16
 MAX_BYTES = 256 * 2**20
 MAX_SIDE = 12_000  # a fundus photograph is laid on a square
 MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF", "PPM")  # of dozens
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # may hold a film; others, pages or thumbnails
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
-_DARK = 12  # grey level below which a fundus photograph shows no retina
 
 
 class BadImageError(Mistake):
@@ -69,6 +71,7 @@ def open_image(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(*image.size)
+            _refuse_film(image)
             image.load()
             return ImageOps.exif_transpose(image)
     except BadImageError:
@@ -77,10 +80,20 @@ def open_image(data: bytes) -> Image.Image:
         raise BadImageError(f"too many pixels ({error})") from None
     except Image.UnidentifiedImageError:
         raise BadImageError(
-            f"not an image in any known format ({', '.join(FORMATS)}), whatever its name says"
+            foreign.explain(data)
+            or f"not an image in any known format ({', '.join(FORMATS)}), whatever its name says"
         ) from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged data
         raise BadImageError(f"truncated or damaged ({error})") from None
+
+
+def _refuse_film(image: Image.Image) -> None:
+    """Refuses an animation: which of its frames is meant, nobody knows but its owner."""
+    count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    if count > 1:
+        raise BadImageError(
+            f"an animated {image.format} of {count} frames; save those that you want as PNG files"
+        )
 
 
 def check_size(width: int, height: int) -> None:
@@ -101,15 +114,19 @@ def read_file(path: Path) -> bytes:
     """Reads an image file.
 
     Raises:
-      BadImageError: if it cannot be read or is larger than any image.
+      BadImageError: if it cannot be read, is larger than any image, or of a format that is known
+        but not read here.
     """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise BadImageError(f"{size:,} bytes are more than {MAX_BYTES:,}")
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise BadImageError(f"cannot be read ({error.strerror})") from None
+    if reason := foreign.explain(data, path.suffix):
+        raise BadImageError(reason)
+    return data
 
 
 def to_array(image: Image.Image, channels: int) -> np.ndarray:
@@ -139,28 +156,6 @@ def to_array(image: Image.Image, channels: int) -> np.ndarray:
     except ValueError:
         raise BadImageError(f"pixels of mode {image.mode} cannot be converted") from None
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def crop_field(image: np.ndarray) -> np.ndarray:
-    """Crops a fundus photograph to its round field and pads it with black to a square.
-
-    Args:
-      image: uint8 ``[H, W, 3]``.
-
-    Returns:
-      uint8 ``[S, S, 3]``; the whole image where no field stands out.
-    """
-    bright = image.max(axis=2) > _DARK
-    rows, columns = (
-        np.flatnonzero(bright.mean(axis=1) > 0.02),
-        np.flatnonzero(bright.mean(axis=0) > 0.02),
-    )
-    if rows.size >= MIN_SIDE and columns.size >= MIN_SIDE:
-        image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = image.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
 
 
 def shrink(
@@ -210,5 +205,6 @@ def presize(
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file name says that it is an image; hidden files are not."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """Whether a file name says that it is an image, readable here or not; hidden files are not."""
+    known = path.suffix.lower() in SUFFIXES + foreign.SUFFIXES
+    return known and not path.name.startswith(".")

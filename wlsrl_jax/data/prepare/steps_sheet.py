@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.decode import BadImageError, crop_field, open_image, read_file, to_array
+from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, to_array
 from wlsrl_jax.data.images.dicom import read_frame
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.pixels import (
     SIDE,
     STEPS,
     apply_steps,
+    crop_field,
 )
 from wlsrl_jax.data.images.steps import check_steps, describe, parse_steps
 from wlsrl_jax.files import Mistake
