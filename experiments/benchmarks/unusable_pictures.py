@@ -187,15 +187,19 @@ def _fonts() -> list[str]:
     )
 
 
+_truetype = functools.lru_cache(256)(ImageFont.truetype)
+
+
 def _font(rng: Rng, size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(rng.choice(_fonts())), max(7, round(size)))
+    return _truetype(str(rng.choice(_fonts())), max(7, round(size)))
 
 
 def _line(rng: Rng, font: ImageFont.FreeTypeFont, width: float) -> str:
-    text = str(rng.choice(_WORDS))
-    while font.getlength(text) < width - 4 * font.size:
-        text += " " + str(rng.choice(_WORDS))
-    return text
+    """Words that fill about so many pixels."""
+    letters = max(1, int(width / font.size * 1.9))
+    start = int(rng.integers(len(_WORDS)))
+    text = " ".join(_WORDS[start:] + _WORDS * (1 + letters // 200))[:letters]
+    return text.rpartition(" ")[0] or text
 
 
 class _Page:

@@ -28,7 +28,7 @@ from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion,
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake, write_json
-from wlsrl_jax.runs.input import input_spec, read_input
+from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.open_data import open_split
 from wlsrl_jax.runs.shipped import DEFAULT
@@ -73,8 +73,15 @@ def explain_batch(
     return maps, scores, error
 
 
-def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.ndarray]]:
+def read_images(
+    paths: Sequence[str], run: TrainedRun, quality_check: str = QUALITY_CHECKS[0]
+) -> list[tuple[str, np.ndarray]]:
     """Reads the images that a command line means, as ``predict`` does.
+
+    Args:
+      paths: the arguments.
+      run: the model.
+      quality_check: of ``read_input``; a warning is printed.
 
     Returns:
       (file name without suffix, uint8 ``[H, W, C]`` of the model's input size) of each.
@@ -87,8 +94,10 @@ def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.nda
         try:
             if item.problem:
                 raise BadImageError(item.problem)
-            image = read_input(Path(item.path), spec, item.frame).image
-            found.append((Path(item.name).stem, image))
+            made = read_input(Path(item.path), spec, item.frame, quality_check)
+            for reason in filter(None, (made.warning, made.flaw)):
+                print(f"warning: {item.name}: {reason}", file=sys.stderr)
+            found.append((Path(item.name).stem, made.image))
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
@@ -220,6 +229,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
+    add_quality_flag(parser)
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.split):
         raise Mistake("give either image files or --split.")
@@ -228,7 +238,9 @@ def _main(argv: Sequence[str] | None) -> None:
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)
-    named = _from_split(run, args) if args.split else read_images(args.images, run)
+    named = (
+        _from_split(run, args) if args.split else read_images(args.images, run, args.quality_check)
+    )
     document = explain(run, named, args.output, method=args.method, alpha=args.alpha)
     print_table(_table(document))
     print(f"overlays and faithfulness.json: {args.output}")

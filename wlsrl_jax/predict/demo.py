@@ -30,7 +30,7 @@ from wlsrl_jax.data.images.dicom import count_frames, is_dicom
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.runs.input import input_spec, read_input
+from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -46,7 +46,7 @@ class Answer:
     Attributes:
       probabilities: task -> class -> probability, as ``predict`` gives them.
       maps: task -> uint8 ``[H, W, 3]``, what speaks for the likeliest class, over the image.
-      warning: why the picture looks like one of the other modality, or "".
+      warning: why the picture looks like one of the other modality, or cannot be graded, or "".
       frames: of the file; more than 1 in a DICOM volume.
     """
 
@@ -56,11 +56,14 @@ class Answer:
     frames: int
 
 
-def make_analysis(run: TrainedRun) -> Callable[[Path, int], Answer]:
+def make_analysis(
+    run: TrainedRun, quality_check: str = QUALITY_CHECKS[0]
+) -> Callable[[Path, int], Answer]:
     """Compiles a run for one image.
 
     Args:
       run: the run.
+      quality_check: of ``read_input``.
 
     Returns:
       Function of (file, number from 1 of the frame in a DICOM volume) that raises
@@ -72,7 +75,7 @@ def make_analysis(run: TrainedRun) -> Callable[[Path, int], Answer]:
         frames = count_frames(path) if is_dicom(path) else 1
         if not 1 <= frame <= frames:
             raise BadImageError(f"there is no frame {frame}; this file has {frames}")
-        found = read_input(path, spec, frame if frames > 1 else 0)
+        found = read_input(path, spec, frame if frames > 1 else 0, quality_check)
         image = found.image[None]
         output = predict(jnp.asarray(image))
         probabilities, maps = {}, {}
@@ -81,7 +84,11 @@ def make_analysis(run: TrainedRun) -> Callable[[Path, int], Answer]:
             probabilities[task.name] = dict(zip(task.classes, values, strict=True))
             heat = grad_cam(run.model, run.variables, image, task.name)["fused"][0]
             maps[task.name] = overlay(upscale(found.image), np.clip(upscale(heat), 0.0, 1.0))
-        warning = f"Warning: this image {found.warning}." if found.warning else ""
+        told = [
+            found.flaw and f"this image: {found.flaw}",
+            found.warning and f"this image {found.warning}",
+        ]
+        warning = " ".join(f"Warning: {line}." for line in told if line)
         return Answer(probabilities, maps, warning, frames)
 
     return analyse
@@ -100,11 +107,12 @@ def import_gradio() -> Any:
         raise Mistake("the page needs Gradio: pip install 'wlsrl_jax[demo]'") from None
 
 
-def build_page(run: TrainedRun) -> Any:
+def build_page(run: TrainedRun, quality_check: str = QUALITY_CHECKS[0]) -> Any:
     """Lays out the page.
 
     Args:
       run: the run.
+      quality_check: of ``read_input``.
 
     Returns:
       ``gradio.Blocks``, not yet served.
@@ -113,7 +121,7 @@ def build_page(run: TrainedRun) -> Any:
       Mistake: if Gradio is not installed.
     """
     gr = import_gradio()
-    analyse = make_analysis(run)
+    analyse = make_analysis(run, quality_check)
     kind = {"oct": "OCT B-scan", "fundus": "fundus photograph"}[run.modality]
 
     def show(path: str | None, frame: float | None) -> list[Any]:
@@ -168,18 +176,19 @@ def build_page(run: TrainedRun) -> Any:
     return page
 
 
-def serve(run: TrainedRun, port: int) -> None:
+def serve(run: TrainedRun, port: int, quality_check: str = QUALITY_CHECKS[0]) -> None:
     """Serves the page on this machine until Ctrl-C.
 
     Args:
       run: the run.
       port: to listen on.
+      quality_check: of ``read_input``.
 
     Raises:
       Mistake: if Gradio is not installed, or the port is taken.
     """
     gr = import_gradio()
-    page = build_page(run)
+    page = build_page(run, quality_check)
     try:
         page.launch(
             server_name="127.0.0.1",
@@ -212,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
     )
     parser.add_argument("--port", type=int, default=7860)
+    add_quality_flag(parser)
     args = parser.parse_args(argv)
     import_gradio()
     run = load_trained(args.workdir)
@@ -220,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is emptied
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        serve(run, args.port)
+        serve(run, args.port, args.quality_check)
     return 0
 
 
