@@ -107,31 +107,31 @@ def false_alarms(data: Path, *, limit: int, changed: int) -> list[dict[str, Any]
             continue
         count = sum(is_image_name(path) for path in (data / name).rglob("*"))
         step = max(1, round(count / limit)) if limit else 1
-        found: dict[str, list[str]] = collections.defaultdict(list)
+        found: dict[str, list[tuple[str, ...]]] = collections.defaultdict(list)
         rng = np.random.default_rng(SEED_OF_FIGURES)
         for k, image in enumerate(real_images(data / name, step)):
-            found["as it is"].append(quality.flaw(image, modality))
+            found["as it is"].append(quality.flaws(image, modality))
             if k % changed == changed - 1:
                 image = _scaled(image, 256) if max(image.shape[:2]) > 256 else image
                 for change, function in CHANGES.items():
                     found[change].append(
-                        quality.flaw(np.ascontiguousarray(function(image, rng)), modality)
+                        quality.flaws(np.ascontiguousarray(function(image, rng)), modality)
                     )
         rows += [_row(name, change, flaws) for change, flaws in found.items()]
     for modality in ("oct", "fundus"):
-        flaws = [quality.flaw(image, modality) for image in phantoms(modality, 50)]
+        flaws = [quality.flaws(image, modality) for image in phantoms(modality, 50)]
         rows.append(_row(f"{modality} phantoms", "as it is", flaws))
     return rows
 
 
-def _row(name: str, change: str, flaws: list[str]) -> dict[str, Any]:
-    refused = [flaw for flaw in flaws if flaw]
+def _row(name: str, change: str, flaws: list[tuple[str, ...]]) -> dict[str, Any]:
+    refused = [found for found in flaws if found]
     return {
         "set": name,
         "change": change,
         "images": len(flaws),
         "refused": len(refused),
-        "flaws": dict(collections.Counter(refused)),
+        "flaws": dict(collections.Counter(name for found in refused for name in found)),
     }
 
 
@@ -141,7 +141,7 @@ def detections(count: int, seed: int = SEED_OF_FIGURES) -> list[dict[str, Any]]:
     for kind in unusable_pictures.KINDS:
         pictures = [unusable_pictures.picture(kind, seed, k) for k in range(count)]
         for modality in ("oct", "fundus"):
-            rows.append(_row(kind, modality, [quality.flaw(p, modality) for p in pictures]))
+            rows.append(_row(kind, modality, [quality.flaws(p, modality) for p in pictures]))
     return rows
 
 
@@ -152,7 +152,7 @@ def milliseconds(rounds: int = 50) -> float:
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        quality.flaw(image, "fundus")
+        quality.flaws(image, "fundus")
         times.append(time.perf_counter() - start)
     return 1000 * min(times)
 

@@ -15,7 +15,7 @@ from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, shrink, to_array
 from wlsrl_jax.data.images.dicom import read_frame
 from wlsrl_jax.data.images.modality import mismatch
-from wlsrl_jax.data.images.quality import FLAWS, flaw
+from wlsrl_jax.data.images.quality import reason
 from wlsrl_jax.data.images.steps import check_steps
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import Mistake
@@ -136,13 +136,11 @@ def read_input(
     else:
         image = open_image(source if isinstance(source, bytes) else read_file(source))
     small = _thumbnail(image)
-    found = flaw(small, spec.modality) if quality_check != "off" else ""
-    if found and quality_check == "refuse":
-        raise BadImageError(
-            f"refused: {FLAWS[found]} (--quality_check=warn predicts it all the same)"
-        )
+    flaw = reason(small, spec.modality) if quality_check != "off" else ""
+    if flaw and quality_check == "refuse":
+        raise BadImageError(f"refused: {flaw} (--quality_check=warn predicts it all the same)")
     warning = mismatch(small, spec.modality)
-    return ModelInput(to_input(image, spec), warning, FLAWS.get(found, ""))
+    return ModelInput(to_input(image, spec), warning, flaw)
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from wlsrl_jax.data.images.modality import looks_like
 from wlsrl_jax.data.images.pixels import crop_field
-from wlsrl_jax.data.images.quality import flaw
+from wlsrl_jax.data.images.quality import flaws
 
 BITS = 128  # 64 of pHash, 64 of dHash
 SIDE = 48  # pixels of the texture
@@ -51,16 +51,15 @@ def fingerprint(image: np.ndarray, modality: str) -> Fingerprint:
       The fingerprint; the same for the same pixels.
     """
     height, width = image.shape[:2]
-    flaws = [flaw(image, modality)]
+    oddities = flaws(image, modality)
     if looks_like(image, modality) != modality:
-        flaws.append("modality")
+        oddities += ("modality",)
     if modality == "fundus":
         image = crop_field(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
     picture = Image.fromarray(small)
     bits = np.concatenate([h(picture).hash.ravel() for h in (imagehash.phash, imagehash.dhash)])
-    oddities = tuple(name for name in flaws if name)
     return Fingerprint(bits, _texture(grey), height, width, oddities)
 
 

@@ -30,7 +30,7 @@ MEASURES = ("fine", "octave0", "octave1", "octave2", "direction1", "direction2",
             "far_across", "far_down", "commonest", "black", "two_levels", "median", "uneven",
             "rows", "columns", "corners", "colour", "red", "blue", "channels")  # fmt: skip
 """Names of ``measures``; the last four are of colour, which a B-scan has not."""
-_WEIGHTS = {
+_WEIGHTS: dict[str, dict[str, tuple[float, ...]]] = {
     "oct": {
         "noise": (-0.75, 1.41, 1.0, 2.06, -3.32, -2.72, 4.12, -2.67, 3.24, 4.33, 8.56, 9.78, 12.91,
                   -4.48, -1.58, 2.43, 2.83, 0, 0, 0, 0, -4.52),
@@ -46,9 +46,9 @@ _WEIGHTS = {
 }  # fmt: skip
 """Weights of the measures, and the bias."""
 FLAWS = {
-    "blank": "nothing can be seen in it: blank, or all of one colour",
+    "blank": "nothing can be seen in it (blank, or all of one colour)",
     "dark": "nearly black",
-    "saturated": "more than half of it is white: over-exposed, or a page",
+    "saturated": "more than half of it is white (over-exposed, or a page)",
     "noise": "looks like noise",
     "text": "looks like text or a drawing",
 }
@@ -69,6 +69,13 @@ def _blocks(grey: np.ndarray) -> np.ndarray:
     rows, columns = (side // _BLOCK for side in grey.shape)
     whole = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
     return whole.transpose(0, 2, 1, 3).reshape(rows * columns, -1)
+
+
+def _percentiles(grey: np.ndarray, *shares: int) -> list[float]:
+    """Grey levels that so many of a hundred pixels are below; not interpolated, which is slow."""
+    places = [share * (grey.size - 1) // 100 for share in shares]
+    ordered = np.partition(grey.ravel(), places)
+    return [float(ordered[place]) for place in places]
 
 
 def measures(small: np.ndarray) -> np.ndarray:
@@ -94,18 +101,17 @@ def measures(small: np.ndarray) -> np.ndarray:
     power = float((band**2).mean()) + 1e-3 * spread**2
     far_across = float((band[:, 8:] * band[:, :-8]).mean()) / power
     far_down = float((band[4:] * band[:-4]).mean()) / power
-    low, middle, high = np.percentile(grey, (1, 50, 99))
+    low, middle, high = _percentiles(grey, 1, 50, 99)
     scaled = np.clip((grey - low) * (31.99 / (high - low + 1)), 0, 31).astype(np.uint8)
     counts = np.bincount(scaled.ravel(), minlength=32) / scaled.size
     mode = int(counts.argmax())
     threshold, _ = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     upper = scaled > threshold
     share = float(upper.mean())
-    apart = (
-        share * (1 - share) * float(grey[upper].mean() - grey[~upper].mean()) ** 2 / spread**2
-        if 0 < share < 1
-        else 0.0
-    )
+    apart = 0.0
+    if 0 < share < 1:
+        gap = float(grey[upper].mean() - grey[~upper].mean()) / spread
+        apart = share * (1 - share) * gap**2
     activity = np.abs(_blocks(details[0])).mean(axis=1) + np.abs(_blocks(band)).mean(axis=1)
     blocks = _blocks(grey)
     smooth = cv2.GaussianBlur(grey, (0, 0), 3.0)
@@ -115,9 +121,9 @@ def measures(small: np.ndarray) -> np.ndarray:
                   for x in (slice(k), slice(-k, None)))  # fmt: skip
     rows, columns = (slice(side // 3, 2 * side // 3) for side in grey.shape)
     bright = float(most.mean()) + 5
-    fine = [c - cv2.GaussianBlur(c, (0, 0), 2.0) for c in (red, green, blue)]
-    together = float((fine[2] * fine[1]).mean()) / np.sqrt(
-        float((fine[2] ** 2).mean() * (fine[1] ** 2).mean()) + 0.25
+    first, second = (c - cv2.GaussianBlur(c, (0, 0), 2.0) for c in (green, blue))
+    together = float((first * second).mean()) / np.sqrt(
+        float((first**2).mean() * (second**2).mean()) + 0.25
     )
     return np.array(
         [
@@ -162,10 +168,11 @@ def view(image: np.ndarray, modality: str) -> np.ndarray:
     small = thumbnail(image)
     if modality == "fundus":
         return black_border(small.astype(np.uint8)).astype(np.float32)
-    return cv2.merge([sum(cv2.split(small)) / 3] * 3)
+    red, green, blue = cv2.split(small)
+    return np.asarray(cv2.merge([(red + green + blue) / 3] * 3))
 
 
-def flaw(image: np.ndarray, modality: str) -> str:
+def flaws(image: np.ndarray, modality: str) -> tuple[str, ...]:
     """Says why a picture cannot be graded.
 
     Args:
@@ -174,7 +181,7 @@ def flaw(image: np.ndarray, modality: str) -> str:
         modality is held against that one: to say so is ``modality.mismatch``'s.
 
     Returns:
-      A key of ``FLAWS``, or "" where nothing is wrong with it.
+      Keys of ``FLAWS``; empty where nothing is wrong with it.
     """
     modality = looks_like(image, modality)
     small = view(image, modality)
@@ -183,16 +190,24 @@ def flaw(image: np.ndarray, modality: str) -> str:
     blocks = _blocks(grey)
     lit = blocks[blocks.mean(axis=1) > _BLACK_BLOCK]
     framed = len(lit) > 0.02 * len(blocks) and (lit.std(axis=1) < _PLAIN).mean() > _PLAIN_SHARE
-    if grey.std() < _BLANK or framed:
-        return "blank"
-    if np.percentile(grey, 99) < _DARK[modality]:
-        return "dark"
     middle = cv2.max(cv2.min(red, green), cv2.min(cv2.max(red, green), blue))
     white = np.count_nonzero(middle >= _WHITE)  # in two channels: red alone is common
     inside = grey.size if modality == "oct" else np.count_nonzero(grey > _BLACK)
-    if white > _WHITE_SHARE * inside:
-        return "saturated"
-    found = np.append(measures(small), 1.0)
-    logits = {name: float(np.dot(w, found)) for name, w in _WEIGHTS[modality].items()}
-    likeliest = max(logits, key=logits.__getitem__)
-    return likeliest if logits[likeliest] > _SURE else ""
+    odd = {
+        "blank": grey.std() < _BLANK or framed,
+        "dark": _percentiles(grey, 99)[0] < _DARK[modality],
+        "saturated": white > _WHITE_SHARE * inside,
+    }
+    found = [name for name, is_so in odd.items() if is_so]
+    if not (odd["blank"] or odd["dark"]):
+        numbers = np.append(measures(small), 1.0)
+        logit, likeliest = max(
+            (float(np.dot(weights, numbers)), name) for name, weights in _WEIGHTS[modality].items()
+        )
+        found += [likeliest] * (logit > _SURE)
+    return tuple(found)
+
+
+def reason(image: np.ndarray, modality: str) -> str:
+    """The flaws of a picture in words, "" where there are none; see ``flaws``."""
+    return "; ".join(FLAWS[name] for name in flaws(image, modality))
