@@ -16,6 +16,7 @@ from PIL import Image
 from tests.data.images.test_dicom import dicom
 from tests.predict.test_predict import write_phantoms
 from tests.tiny import ROOT, read_predictions
+from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.predict.demo import DISCLAIMER, import_gradio, main, make_analysis
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -38,7 +39,8 @@ def test_the_answer_is_the_evaluations(finished, analyse, tmp_path):
 
 def test_a_volume_is_read_frame_by_frame(analyse, tmp_path):
     pytest.importorskip("pydicom")
-    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    source = PhantomSource("oct", "test", 2, 32, 32)
+    frames = np.stack([source[k]["image"][..., 0] for k in range(2)])
     (tmp_path / "v.dcm").write_bytes(dicom(frames, frames=2))
     Image.fromarray(frames[1]).save(tmp_path / "second.png")
     second = analyse(tmp_path / "v.dcm", 2)

@@ -78,7 +78,12 @@ def test_files_of_a_prepared_set_go_the_same_way(tmp_path, name, config_name):
             [["path"], *([p.relative_to(tmp_path)] for p in sorted(source.rglob("*.jp*g"))
                          if p.stem in tested)])  # fmt: skip
     output = tmp_path / "out.csv"
-    arguments = [f"--workdir={tmp_path / 'run'}", f"--output={output}", "--modality_check=off"]
+    arguments = [
+        f"--workdir={tmp_path / 'run'}",
+        f"--output={output}",
+        "--modality_check=off",
+        "--quality_check=off",
+    ]  # they are of noise
     assert predict.main([*arguments, str(table)]) == 0
     rows = rows_of(output)
     assert len(rows) == len(tested)

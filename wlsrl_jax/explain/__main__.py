@@ -29,7 +29,7 @@ from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion,
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake, write_json
-from wlsrl_jax.runs.input import input_spec, read_input
+from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.open_data import open_split
 from wlsrl_jax.runs.shipped import DEFAULT
@@ -75,7 +75,10 @@ def explain_batch(
 
 
 def read_images(
-    paths: Sequence[str], run: TrainedRun, pixel_bits: str = ""
+    paths: Sequence[str],
+    run: TrainedRun,
+    pixel_bits: str = "",
+    quality_check: str = QUALITY_CHECKS[0],
 ) -> list[tuple[str, np.ndarray]]:
     """Reads the images that a command line means, as ``predict`` does.
 
@@ -83,6 +86,7 @@ def read_images(
       paths: of the command line.
       run: the run.
       pixel_bits: value of ``--pixel_bits``.
+      quality_check: of ``read_input``; a warning is printed.
 
     Returns:
       (file name without suffix, with the frame where there are several; uint8 ``[H, W, C]`` of
@@ -101,9 +105,11 @@ def read_images(
         try:
             if item.problem:
                 raise BadImageError(item.problem)
-            image = read_input(Path(item.path), spec, item.frame).image
+            made = read_input(Path(item.path), spec, item.frame, quality_check)
+            for reason in filter(None, (made.warning, made.flaw)):
+                print(f"warning: {item.name}: {reason}", file=sys.stderr)
             stem = Path(item.path).stem
-            found.append((f"{stem}_{item.frame}" if item.frame else stem, image))
+            found.append((f"{stem}_{item.frame}" if item.frame else stem, made.image))
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
@@ -236,6 +242,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
     add_flag(parser)
+    add_quality_flag(parser)
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.split):
         raise Mistake("give either image files or --split.")
@@ -247,7 +254,7 @@ def _main(argv: Sequence[str] | None) -> None:
     if args.split:
         named = _from_split(run, args)
     else:
-        named = read_images(args.images, run, args.pixel_bits)
+        named = read_images(args.images, run, args.pixel_bits, args.quality_check)
     document = explain(run, named, args.output, method=args.method, alpha=args.alpha)
     print_table(_table(document))
     print(f"overlays and faithfulness.json: {args.output}")

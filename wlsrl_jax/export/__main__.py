@@ -5,7 +5,7 @@
 writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
 ``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
 flatbuffers, OpenCV and Pillow, with ``read_image.py`` beside it, and ``preprocess.py`` where the
-run's images were preprocessed.
+run's images were cropped or preprocessed.
 """
 
 from __future__ import annotations
@@ -106,6 +106,13 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _needs_pixels(run: TrainedRun) -> bool:
+    """Whether the reader crops or preprocesses, as ``data/images/pixels.py`` does."""
+    spec = input_spec(run)
+    cropped = spec.modality == "fundus" and spec.prepared_size is not None
+    return cropped or bool(spec.preprocess)
+
+
 def export_run(
     run: TrainedRun, output: Path, *, onnx: bool = False, overwrite: bool = False
 ) -> Path:
@@ -137,7 +144,7 @@ def export_run(
         ("run_model.py", inspect.getsource(exported_model).encode()),
         ("read_image.py", inspect.getsource(read_image).encode()),
     ]
-    if description["input"]["preprocess"]:
+    if _needs_pixels(run):
         files.append(("preprocess.py", inspect.getsource(preprocess).encode()))
     if onnx:
         notes = {"note": description["note"], "use": description["use"]}
@@ -170,7 +177,7 @@ def _main(argv: Sequence[str] | None) -> None:
     folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
     if run.data["phantom"]:
         print(PHANTOM_NOTE)
-    steps = ["preprocess.py"] if run.data.get("preprocess") else []
+    steps = ["preprocess.py"] if _needs_pixels(run) else []
     names = [*FILES, *steps, *(["model.onnx"] if args.onnx else [])]
     sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]
     print(f"{folder}: {', '.join(sizes)}")

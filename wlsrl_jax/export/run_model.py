@@ -1,7 +1,8 @@
 """Runs an exported model on image files: python run_model.py [--pixel_bits=BITS] IMAGE...
 
 Needs jax, numpy, flatbuffers, opencv-python-headless and Pillow, and beside it model.stablehlo,
-model.json, read_image.py and, where model.json names steps under input.preprocess, preprocess.py.
+model.json, read_image.py and, for fundus photographs or where model.json names steps under
+input.preprocess, preprocess.py.
 Research use only: no medical device, not for decisions about patients.
 """
 
@@ -14,8 +15,6 @@ import cv2
 import jax
 import numpy as np
 from jax import export
-
-DARK = 12  # grey level below which a fundus photograph shows no retina
 
 
 def load(folder):
@@ -36,19 +35,6 @@ def load(folder):
     if hashlib.sha256(artifact).hexdigest() != about["sha256"]:
         raise ValueError(f"{folder}/model.stablehlo is damaged: its SHA-256 is another.")
     return jax.jit(export.deserialize(bytearray(artifact)).call), about
-
-
-def crop_field(image):
-    """Crops a fundus photograph ``[H, W, 3]`` to its round field, padded to a square."""
-    bright = image.max(axis=2) > DARK
-    rows = np.flatnonzero(bright.mean(axis=1) > 0.02)
-    columns = np.flatnonzero(bright.mean(axis=0) > 0.02)
-    if rows.size >= 16 and columns.size >= 16:
-        image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = image.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
 
 
 def resize(image, height, width):
@@ -86,9 +72,11 @@ def read(path, about, page=0, pixel_range=None):
         raise ValueError(f"{path}: {error}") from None
     if about["input"]["prepared_size"]:
         if about["modality"] == "fundus":
-            image = crop_field(image)
-        if about["input"].get("preprocess"):
             import preprocess  # beside this file
+
+            image = preprocess.crop_field(image)
+        if about["input"].get("preprocess"):
+            import preprocess
 
             size = about["input"]["prepared_size"]
             image = preprocess.apply_steps(image, about["input"]["preprocess"], *size)

@@ -41,7 +41,13 @@ from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake, read_json
 from wlsrl_jax.predict.table import PredictionFile
-from wlsrl_jax.runs.input import InputSpec, ModelInput, input_spec, read_input
+from wlsrl_jax.runs.input import (
+    InputSpec,
+    ModelInput,
+    add_quality_flag,
+    input_spec,
+    read_input,
+)
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
@@ -77,25 +83,25 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
     return {t.name: found[t.name] for t in run.tasks}
 
 
-def _read(item: Item, spec: InputSpec) -> ModelInput | str:
+def _read(item: Item, spec: InputSpec, quality_check: str) -> ModelInput | str:
     """The input, or why there is none."""
     if item.problem:
         return item.problem
     try:
-        return read_input(Path(item.path), spec, item.frame)
+        return read_input(Path(item.path), spec, item.frame, quality_check)
     except BadImageError as error:
         return str(error)
 
 
 def _read_ahead(
-    items: Iterable[Item], spec: InputSpec, threads: int, ahead: int
+    items: Iterable[Item], spec: InputSpec, quality_check: str, threads: int, ahead: int
 ) -> Iterator[tuple[Item, ModelInput | str]]:
     """Reads in threads, a bounded number of images ahead, in order."""
     waiting: collections.deque[tuple[Item, Future[ModelInput | str]]] = collections.deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
-            waiting.append((item, pool.submit(_read, item, spec)))
+            waiting.append((item, pool.submit(_read, item, spec, quality_check)))
             if len(waiting) > ahead:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -114,6 +120,7 @@ def predict_images(
     batch_size: int = 32,
     threads: int | None = None,
     modality_check: str = "refuse",
+    quality_check: str = "refuse",
     calibrated: Mapping[str, float] | None = None,
     spec: InputSpec | None = None,
     on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
@@ -128,6 +135,7 @@ def predict_images(
       batch_size: images at a time; the last batch is filled up, so one shape is compiled.
       threads: that read; the number of processors by default.
       modality_check: "refuse" pictures that look like the other modality, "warn", or "off".
+      quality_check: the same for pictures that cannot be graded (``data/images/quality.py``).
       calibrated: task -> temperature, or None for raw probabilities.
       spec: how images are made ready; as those of the run, if not given.
       on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
@@ -152,7 +160,7 @@ def predict_images(
         ready.clear()
 
     threads = threads or os.cpu_count() or 1
-    for item, found in _read_ahead(items, spec, threads, 2 * batch_size):
+    for item, found in _read_ahead(items, spec, quality_check, threads, 2 * batch_size):
         if isinstance(found, str):
             reason = found
         elif found.warning and modality_check == "refuse":
@@ -160,6 +168,8 @@ def predict_images(
         else:
             if found.warning and modality_check == "warn":
                 report(0, f"warning: {item.name}: {found.warning}")
+            if found.flaw:
+                report(0, f"warning: {item.name}: {found.flaw}")
             ready.append((item, found.image))
             if len(ready) == batch_size:
                 flush()
@@ -229,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of pictures that look like the other kind of image",
     )  # fmt: skip
     add_flag(parser)
+    add_quality_flag(parser)
     return parser
 
 
@@ -266,6 +277,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
         **({"pixel_bits": str(spec.pixel_range)} if spec.pixel_range else {}),
         "temperatures": warm,
         "modality_check": args.modality_check,
+        "quality_check": args.quality_check,
         "overlays": str(args.overlays) if args.overlays else None,
     }
     note = PHANTOM_NOTE if run.data["phantom"] else ""
@@ -310,6 +322,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                     file,
                     batch_size=args.batch_size,
                     modality_check=args.modality_check,
+                    quality_check=args.quality_check,
                     calibrated=warm,
                     spec=spec,
                     on_batch=draw,

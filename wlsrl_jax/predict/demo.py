@@ -33,7 +33,13 @@ from wlsrl_jax.data.images.set_range import add_flag, parse_flag
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.runs.input import InputSpec, input_spec, read_input
+from wlsrl_jax.runs.input import (
+    QUALITY_CHECKS,
+    InputSpec,
+    add_quality_flag,
+    input_spec,
+    read_input,
+)
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -49,7 +55,7 @@ class Answer:
     Attributes:
       probabilities: task -> class -> probability, as ``predict`` gives them.
       maps: task -> uint8 ``[H, W, 3]``, what speaks for the likeliest class, over the image.
-      warning: why the picture looks like one of the other modality, or "".
+      warning: why the picture looks like one of the other modality, or cannot be graded, or "".
       frames: of the file; more than 1 in a volume.
     """
 
@@ -59,12 +65,15 @@ class Answer:
     frames: int
 
 
-def make_analysis(run: TrainedRun, pixel_bits: str = "") -> Callable[[Path, int], Answer]:
+def make_analysis(
+    run: TrainedRun, pixel_bits: str = "", quality_check: str = QUALITY_CHECKS[0]
+) -> Callable[[Path, int], Answer]:
     """Compiles a run for one image.
 
     Args:
       run: the run.
       pixel_bits: value of ``--pixel_bits``.
+      quality_check: of ``read_input``.
 
     Returns:
       Function of (file, number from 1 of the frame in a volume) that raises
@@ -86,7 +95,7 @@ def make_analysis(run: TrainedRun, pixel_bits: str = "") -> Callable[[Path, int]
             whole = spec_of(str(path), frames, path.stat().st_mtime_ns)
         except Mistake as error:
             raise BadImageError(str(error)) from None
-        found = read_input(path, whole, frame if frames > 1 else 0)
+        found = read_input(path, whole, frame if frames > 1 else 0, quality_check)
         image = found.image[None]
         output = predict(jnp.asarray(image))
         probabilities, maps = {}, {}
@@ -95,7 +104,11 @@ def make_analysis(run: TrainedRun, pixel_bits: str = "") -> Callable[[Path, int]
             probabilities[task.name] = dict(zip(task.classes, values, strict=True))
             heat = grad_cam(run.model, run.variables, image, task.name)["fused"][0]
             maps[task.name] = overlay(upscale(found.image), np.clip(upscale(heat), 0.0, 1.0))
-        warning = f"Warning: this image {found.warning}." if found.warning else ""
+        told = [
+            found.flaw and f"this image: {found.flaw}",
+            found.warning and f"this image {found.warning}",
+        ]
+        warning = " ".join(f"Warning: {line}." for line in told if line)
         return Answer(probabilities, maps, warning, frames)
 
     return analyse
@@ -114,12 +127,15 @@ def import_gradio() -> Any:
         raise Mistake("the page needs Gradio: pip install 'wlsrl_jax[demo]'") from None
 
 
-def build_page(run: TrainedRun, pixel_bits: str = "") -> Any:
+def build_page(
+    run: TrainedRun, pixel_bits: str = "", quality_check: str = QUALITY_CHECKS[0]
+) -> Any:
     """Lays out the page.
 
     Args:
       run: the run.
       pixel_bits: value of ``--pixel_bits``.
+      quality_check: of ``read_input``.
 
     Returns:
       ``gradio.Blocks``, not yet served.
@@ -128,7 +144,7 @@ def build_page(run: TrainedRun, pixel_bits: str = "") -> Any:
       Mistake: if Gradio is not installed.
     """
     gr = import_gradio()
-    analyse = make_analysis(run, pixel_bits)
+    analyse = make_analysis(run, pixel_bits, quality_check)
     kind = {"oct": "OCT B-scan", "fundus": "fundus photograph"}[run.modality]
 
     def show(path: str | None, frame: float | None) -> list[Any]:
@@ -183,19 +199,22 @@ def build_page(run: TrainedRun, pixel_bits: str = "") -> Any:
     return page
 
 
-def serve(run: TrainedRun, port: int, pixel_bits: str = "") -> None:
+def serve(
+    run: TrainedRun, port: int, pixel_bits: str = "", quality_check: str = QUALITY_CHECKS[0]
+) -> None:
     """Serves the page on this machine until Ctrl-C.
 
     Args:
       run: the run.
       port: to listen on.
       pixel_bits: value of ``--pixel_bits``.
+      quality_check: of ``read_input``.
 
     Raises:
       Mistake: if Gradio is not installed, or the port is taken.
     """
     gr = import_gradio()
-    page = build_page(run, pixel_bits)
+    page = build_page(run, pixel_bits, quality_check)
     try:
         page.launch(
             server_name="127.0.0.1",
@@ -229,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=int, default=7860)
     add_flag(parser)
+    add_quality_flag(parser)
     args = parser.parse_args(argv)
     parse_flag(args.pixel_bits)  # a mistake in it is told now
     import_gradio()
@@ -238,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is emptied
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        serve(run, args.port, args.pixel_bits)
+        serve(run, args.port, args.pixel_bits, args.quality_check)
     return 0
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from wlsrl_jax.files import Mistake
-
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +11,19 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.data.images.decode import open_image, shrink, to_array
+from wlsrl_jax.data.augment import resize
+from wlsrl_jax.data.images.decode import BadImageError, open_image, shrink, to_array
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import mismatch
+from wlsrl_jax.data.images.quality import reason
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.data.images.set_range import chosen_range, range_mistakes
 from wlsrl_jax.data.images.steps import check_steps
-from wlsrl_jax.data.augment import resize
+from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.open import TrainedRun
 
+QUALITY_CHECKS = ("refuse", "warn", "off")
 _CHECKED_SIDE = 256  # pixels; a photograph of 64 million is not made an array in colour twice
 
 
@@ -69,10 +71,12 @@ class ModelInput:
     Attributes:
       image: uint8 ``[H, W, C]``, the model's input.
       warning: why the picture looks like one of the other modality, or "".
+      flaw: why it cannot be graded, or ""; only where that is no reason to refuse it.
     """
 
     image: np.ndarray
     warning: str
+    flaw: str = ""
 
 
 def input_spec(run: TrainedRun) -> InputSpec:
@@ -128,13 +132,24 @@ def to_input(image: Image.Image | Wide, spec: InputSpec) -> np.ndarray:
     return resize(pixels, height, width)
 
 
-def read_input(source: Path | bytes, spec: InputSpec, frame: int = 0) -> ModelInput:
+def add_quality_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--quality_check`` to a command that reads images."""
+    parser.add_argument(
+        "--quality_check", choices=QUALITY_CHECKS, default=QUALITY_CHECKS[0],
+        help="of pictures that cannot be graded: blank, dark, over-exposed, noise or text",
+    )  # fmt: skip
+
+
+def read_input(
+    source: Path | bytes, spec: InputSpec, frame: int = 0, quality_check: str = QUALITY_CHECKS[0]
+) -> ModelInput:
     """Reads an image file, DICOM included, and makes it ready.
 
     Args:
       source: the file, or its content.
       spec: of the run.
       frame: number from 1 in a file of several frames or pages; 0 for any other file.
+      quality_check: "refuse" a picture that cannot be graded, "warn", or "off".
 
     Returns:
       The input, and whether the picture looks like one.
@@ -143,7 +158,12 @@ def read_input(source: Path | bytes, spec: InputSpec, frame: int = 0) -> ModelIn
       BadImageError: with the reason.
     """
     image = open_image(source, frame)
-    return ModelInput(to_input(image, spec), mismatch(_thumbnail(image, spec), spec.modality))
+    small = _thumbnail(image, spec)
+    flaw = reason(small, spec.modality) if quality_check != "off" else ""
+    if flaw and quality_check == "refuse":
+        raise BadImageError(f"refused: {flaw} (--quality_check=warn predicts it all the same)")
+    warning = mismatch(small, spec.modality)
+    return ModelInput(to_input(image, spec), warning, flaw)
 
 
 def _thumbnail(image: Image.Image | Wide, spec: InputSpec) -> np.ndarray:

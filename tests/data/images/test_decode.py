@@ -1,4 +1,6 @@
 import io
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -6,8 +8,11 @@ import pytest
 from PIL import Image
 
 from tests.sources import picture
-from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, crop_field, decode, presize
+from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, decode, presize
+from wlsrl_jax.data.images.pixels import black_border, crop_field
 from wlsrl_jax.data.images.read_image import PixelRange
+
+DATA = os.environ.get("WLSRL_TEST_DATA")
 
 
 def encoded(image, kind="PNG", **options):
@@ -84,6 +89,51 @@ def test_crop_field_finds_the_round_field():
     assert crop_field(dark).shape == (80, 80, 3)
     # A field cut off above and below stays whole and is padded to a square.
     assert crop_field(image[30:90]).shape[0] == crop_field(image[30:90]).shape[1]
+
+
+@pytest.mark.parametrize("level", [255, 200, 128, 60])
+def test_crop_field_finds_the_field_on_white_and_grey(level):
+    rng = np.random.default_rng(level)
+    y, x = np.mgrid[:300, :400]
+    field = ((y - 140) ** 2 + (x - 230) ** 2 < 110**2)[..., None]
+    eye = np.array([170, 90, 50]) + cv2.GaussianBlur(rng.normal(0, 90, (300, 400, 3)), (0, 0), 3)
+    on_black = np.where(field, eye, 0).clip(0, 255).astype(np.uint8)
+    page = np.where(field, eye, level).clip(0, 255).astype(np.uint8)
+    cv2.putText(page, "OD", (5, 60), 0, 1.0, (0, 0, 0), 2)
+    _, data = cv2.imencode(".jpg", page[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    for file in (page, cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]):
+        out, expected = crop_field(np.ascontiguousarray(file)), crop_field(on_black)
+        assert abs(out.shape[0] - expected.shape[0]) <= 8
+        assert (out[:20, :20] == 0).all()
+        side = 200
+        middle = [
+            cv2.resize(a, (side, side))[60:140, 60:140].astype(float) for a in (out, expected)
+        ]
+        assert np.abs(middle[0] - middle[1]).mean() < 6
+
+
+@pytest.mark.parametrize("corner", [0, 12, 30])
+def test_a_black_border_is_left_as_it_is(corner):
+    image = np.full((120, 200, 3), corner, np.uint8)
+    cv2.circle(image, (110, 60), 50, (180, 90, 40), -1)
+    assert black_border(image) is image
+
+
+@pytest.mark.skipif(not DATA, reason="WLSRL_TEST_DATA is not set")
+@pytest.mark.parametrize("folder", ["odir_sample", "eyepacs_sample", "aptos_sample"])
+def test_real_photographs_on_black_are_left_as_they_are(folder):
+    names = sorted(p for p in Path(DATA, folder).rglob("*") if p.suffix.startswith((".jp", ".pn")))
+    for path in names[::20]:
+        image = decode(path.read_bytes(), 3)
+        if image[0, 0].min() < 200:  # a few of ODIR are on white
+            assert black_border(image) is image, path.name
+
+
+@pytest.mark.skipif(not DATA, reason="WLSRL_TEST_DATA is not set")
+def test_real_photographs_on_white_are_cropped():
+    (path,) = Path(DATA, "odir_sample").rglob("2177_left.jpg")
+    out = crop_field(decode(path.read_bytes(), 3))
+    assert (out[:9, :9] == 0).all() and (out.min(axis=2) > 240).mean() < 0.001
 
 
 def test_presize_gives_the_same_png_each_time():

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.data.audit.near_duplicates import RULES, Pair
+from wlsrl_jax.data.images.quality import FLAWS
 from wlsrl_jax.data.prepare.inspect import SourceImage
 
 _UNUSUAL_AREA = 8.0  # times larger or smaller than the median
 ODDITIES = {
-    "blank": "nothing to be seen",
-    "saturated": "more than half of the pixels white",
+    **FLAWS,
     "modality": "does not look like the modality of the set",
     "size": "area more than 8 times the median, or less than an eighth",
 }

@@ -9,14 +9,13 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import crop_field
-from wlsrl_jax.data.images.modality import SURE, oct_logit
+from wlsrl_jax.data.images.modality import looks_like
+from wlsrl_jax.data.images.pixels import crop_field
+from wlsrl_jax.data.images.quality import flaws
 
 BITS = 128  # 64 of pHash, 64 of dHash
 SIDE = 48  # pixels of the texture
 _SMOOTH = 2.25  # pixels of SIDE; coarser structure, such as illumination, is taken out
-_BLANK = 4.0  # standard deviation of grey levels below which nothing can be seen
-_SATURATED = 0.5  # share of pixels at the upper end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Fingerprint:
       texture: uint8 ``[48, 48]``, band-passed grey levels around 128.
       height: of the file's image, pixels.
       width: of the file's image, pixels.
-      oddities: of "blank", "saturated", "modality".
+      oddities: of ``quality.FLAWS``, and "modality".
     """
 
     bits: np.ndarray
@@ -52,21 +51,16 @@ def fingerprint(image: np.ndarray, modality: str) -> Fingerprint:
       The fingerprint; the same for the same pixels.
     """
     height, width = image.shape[:2]
-    logit = oct_logit(image)
+    oddities = flaws(image, modality)
+    if looks_like(image, modality) != modality:
+        oddities += ("modality",)
     if modality == "fundus":
         image = crop_field(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
     picture = Image.fromarray(small)
     bits = np.concatenate([h(picture).hash.ravel() for h in (imagehash.phash, imagehash.dhash)])
-    odd = {
-        "blank": float(small.std()) < _BLANK,
-        "saturated": float((small >= 250).mean()) > _SATURATED,
-        "modality": logit < -SURE if modality == "oct" else logit > SURE,
-    }
-    return Fingerprint(
-        bits, _texture(grey), height, width, tuple(name for name, is_so in odd.items() if is_so)
-    )
+    return Fingerprint(bits, _texture(grey), height, width, oddities)
 
 
 def _texture(grey: np.ndarray) -> np.ndarray:

@@ -12,18 +12,19 @@ import numpy as np
 from PIL import Image
 
 from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images import read_image
-from wlsrl_jax.data.images.pixels import apply_steps
+from wlsrl_jax.data.images import foreign, read_image
+from wlsrl_jax.data.images.pixels import apply_steps, crop_field
 from wlsrl_jax.data.images.read_image import FORMATS as FORMATS
 from wlsrl_jax.data.images.read_image import MAX_PIXELS as MAX_PIXELS
 from wlsrl_jax.data.images.read_image import MAX_SIDE as MAX_SIDE
-from wlsrl_jax.data.images.read_image import MIN_SIDE, PixelRange, Wide
+from wlsrl_jax.data.images.read_image import MIN_SIDE as MIN_SIDE
+from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.files import Mistake
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif",
+            ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm", ".dicom")  # fmt: skip
 MAX_BYTES = 256 * 2**20
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
-_DARK = 12  # grey level below which a fundus photograph shows no retina
 
 
 class BadImageError(Mistake):
@@ -84,7 +85,12 @@ def open_image(source: bytes | Path, frame: int = 0) -> Image.Image | Wide:
     with bad_images():
         if isinstance(source, Path):
             check_bytes(source, 16 * MAX_BYTES)  # not all of it is read
-        return read_image.open_image(source, frame)
+        try:
+            return read_image.open_image(source, frame)
+        except read_image.UnreadableError:
+            if isinstance(source, bytes) and (reason := foreign.explain(source)):
+                raise BadImageError(reason) from None
+            raise
 
 
 def is_dicom(source: bytes | Path) -> bool:
@@ -126,13 +132,17 @@ def read_file(path: Path) -> bytes:
     """Reads an image file.
 
     Raises:
-      BadImageError: if it cannot be read or is larger than any image.
+      BadImageError: if it cannot be read, is larger than any image, or of a format that is known
+        but not read here.
     """
     check_bytes(path, MAX_BYTES)
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise BadImageError(f"cannot be read ({error.strerror})") from None
+    if reason := foreign.explain(data, path.suffix):
+        raise BadImageError(reason)
+    return data
 
 
 def to_array(
@@ -145,28 +155,6 @@ def to_array(
     """
     with bad_images():
         return read_image.to_array(image, channels, pixel_range)
-
-
-def crop_field(image: np.ndarray) -> np.ndarray:
-    """Crops a fundus photograph to its round field and pads it with black to a square.
-
-    Args:
-      image: uint8 ``[H, W, 3]``.
-
-    Returns:
-      uint8 ``[S, S, 3]``; the whole image where no field stands out.
-    """
-    bright = image.max(axis=2) > _DARK
-    rows, columns = (
-        np.flatnonzero(bright.mean(axis=1) > 0.02),
-        np.flatnonzero(bright.mean(axis=0) > 0.02),
-    )
-    if rows.size >= MIN_SIDE and columns.size >= MIN_SIDE:
-        image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = image.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
 
 
 def shrink(
@@ -225,5 +213,6 @@ def presize(
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file name says that it is an image; hidden files are not."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """Whether a file name says that it is an image, readable here or not; hidden files are not."""
+    known = path.suffix.lower() in SUFFIXES + foreign.SUFFIXES
+    return known and not path.name.startswith(".")

@@ -8,7 +8,7 @@ from wlsrl_jax.data.images import read_image
 from wlsrl_jax.data.images.decode import bad_images, is_dicom
 from wlsrl_jax.data.images.dicom import count_frames
 
-_SUFFIXES = ("", ".dcm", ".dicom", ".tif", ".tiff", ".gif", ".webp")
+_SUFFIXES = ("", ".dcm", ".dicom", ".tif", ".tiff")
 
 
 def may_hold_several(path: Path) -> bool:

@@ -65,6 +65,20 @@ def _direction(grey: np.ndarray) -> float:
     return float(np.log((down + 0.1) / (across + 0.1)))
 
 
+def looks_like(image: np.ndarray, modality: str) -> str:
+    """The modality that a picture clearly has, or the given one where nothing can be said.
+
+    Args:
+      image: uint8 ``[H, W, 3]``.
+      modality: "oct" or "fundus", what it is meant to be.
+
+    Returns:
+      "oct" or "fundus".
+    """
+    logit = oct_logit(image)
+    return "oct" if logit > SURE else "fundus" if logit < -SURE else modality
+
+
 def mismatch(image: np.ndarray, modality: str) -> str:
     """Says why a picture does not look like one of a modality.
 
@@ -75,8 +89,7 @@ def mismatch(image: np.ndarray, modality: str) -> str:
     Returns:
       The reason, or "" where the picture fits or nothing can be said.
     """
-    logit = oct_logit(image)
-    looks = "oct" if logit > SURE else "fundus" if logit < -SURE else modality
+    looks = looks_like(image, modality)
     if looks == modality:
         return ""
     return f"looks like {NAMES[looks]}, but this model was trained on {PLURAL[modality]}"

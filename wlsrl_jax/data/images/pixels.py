@@ -1,10 +1,11 @@
-"""Optional steps before an image is resized: what publications on these images do first.
+"""What is done to pixels before an image is resized: the crop to the round field, and steps.
 
-``data.images.shrink`` applies them after the crop to the round field and before the resize, on an
-image of at most ``SIDE`` pixels: histograms, edges and shifts are then finer than what is kept, and
-a photograph of 12 million pixels costs no more than one of a million. What a step does to a pixel
-is part of prepared data and of every run that was trained on them, so a step that is changed gets
-another name.
+The steps are optional: what publications on these images do first. ``data.images.decode.shrink``
+applies them after the crop to the round field and before the resize, on an image of at most
+``SIDE`` pixels: histograms, edges and shifts are then finer than what is kept, and a photograph of
+12 million pixels costs no more than one of a million. What a step does to a pixel is part of
+prepared data and of every run that was trained on them, so a step that is changed gets another
+name.
 
 Only NumPy and OpenCV are imported, for exported models carry a copy of this file.
 
@@ -27,7 +28,70 @@ RPE_ROW = 0.75
 
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 _SUPPORT = 0.45  # clarity of an RPE, 0..1; of OCTDL 499 in 500 scans have more, of noise 1 in 3
+_LEAST = 16  # pixels; a smaller field is none
+_PAPER = 47  # grey level above which a flat corner of a photograph is a border that is not black
+_FLAT = 20  # grey levels that the pixels and channels of such a corner differ by at the most
 _WHITE = 235  # grey level from which a pixel may be of a white border; JPEG spoils 255
+
+
+def black_border(image: np.ndarray) -> np.ndarray:
+    """Paints the grey or white border of a fundus photograph black, as cameras leave it.
+
+    Pages of reports, slides and some programs lay the round field on white or grey. Such a border
+    is flat and without colour in a corner; from there it is followed to what stands out, which
+    is the field where it fills the fifth part of the picture, and all else (a caption) is border.
+
+    Args:
+      image: uint8 ``[H, W, 3]``.
+
+    Returns:
+      uint8 ``[H, W, 3]``; the image itself, to the bit, where no corner is of such a border.
+    """
+    height, width = image.shape[:2]
+    size = max(3, min(height, width) // 50)
+    border = np.zeros((height, width), np.uint8)
+    for y in (0, height - size):
+        for x in (0, width - size):
+            corner = image[y : y + size, x : x + size]
+            if corner.min() <= _PAPER or int(corner.max()) - int(corner.min()) > _FLAT:
+                continue
+            level = int(np.median(corner))
+            near = cv2.inRange(image, (level - _FLAT,) * 3, (level + _FLAT,) * 3)
+            cv2.floodFill(near, None, (x + size // 2, y + size // 2), 1)
+            border |= near == 1
+    if not border.any():
+        return image
+    outlines, _ = cv2.findContours(1 - border, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    largest = max(outlines, key=cv2.contourArea, default=None)
+    if largest is None or cv2.contourArea(largest) < 0.2 * height * width:
+        return image
+    field = cv2.fillConvexPoly(np.zeros_like(border), cv2.convexHull(largest), 1)
+    rim = 2 * round(max(height, width) / 300) + 3  # the edge is blurred
+    field = cv2.erode(field, np.ones((rim, rim), np.uint8), borderValue=1)
+    return cv2.bitwise_and(image, image, mask=field)
+
+
+def crop_field(image: np.ndarray) -> np.ndarray:
+    """Crops a fundus photograph to its round field and pads it with black to a square.
+
+    Args:
+      image: uint8 ``[H, W, 3]``, the field on black, grey or white, or filling the picture.
+
+    Returns:
+      uint8 ``[S, S, 3]``; the whole image where no field stands out.
+    """
+    image = black_border(image)
+    bright = image.max(axis=2) > _DARK
+    rows, columns = (
+        np.flatnonzero(bright.mean(axis=1) > 0.02),
+        np.flatnonzero(bright.mean(axis=0) > 0.02),
+    )
+    if rows.size >= _LEAST and columns.size >= _LEAST:
+        image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return np.pad(image, ((top, side - height - top), (left, side - width - left), (0, 0)))
 
 
 def field_mask(image: np.ndarray) -> np.ndarray:

@@ -26,13 +26,14 @@ MIN_SIDE = 16
 MAX_SIDE = 12_000  # a fundus photograph is laid on a square
 MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
 MAX_PAGES = 100_000  # a file may claim any number
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF", "PPM")  # of dozens
 FLAG = "--pixel_bits"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 _BITS = (8, 10, 12, 14, 16)
 _FEW = 10  # images whose largest value tells little, unless it needs the range's highest bit
 _DARKEST = 16  # an image whose maximum is below this part of the range shows nothing
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # may hold a film; others, pages or thumbnails
 _GREY = ("I;16", "I;16B", "I;16L", "I")  # modes of wide pixels
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -244,6 +245,7 @@ def open_image(source: bytes | Path, page: int = 0) -> Image.Image | Wide:
                 raise UnreadableError(f"there is no page {page}; this file has {len(found)}")
             image.seek(found[max(page, 1) - 1])
             check_size(*image.size)
+            _refuse_film(image)
             image.load()
             if not _is_wide(image, file):
                 return ImageOps.exif_transpose(image)
@@ -258,6 +260,15 @@ def open_image(source: bytes | Path, page: int = 0) -> Image.Image | Wide:
         ) from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged data
         raise UnreadableError(f"truncated or damaged ({error})") from None
+
+
+def _refuse_film(image: Any) -> None:
+    """Refuses an animation: which of its frames is meant, nobody knows but its owner."""
+    count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    if count > 1:
+        raise UnreadableError(
+            f"an animated {image.format} of {count} frames; save those that you want as PNG files"
+        )
 
 
 def check_size(width: int, height: int) -> None:
@@ -306,11 +317,11 @@ def count_pages(path: Path) -> int:
 
 def _pages(image: Any) -> list[int]:
     """The frames that are pictures of their own: neither smaller copies nor masks (TIFF 6.0)."""
-    count = 1 if image.format == "JPEG" or image.format == "MPO" else getattr(image, "n_frames", 1)
+    count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
     if count > MAX_PAGES:
         raise UnreadableError(f"a file that claims {count} pages")
-    if count == 1 or image.format != "TIFF":
-        return list(range(count))
+    if count == 1:
+        return [0]
     found = []
     for k in range(count):
         image.seek(k)
@@ -343,6 +354,8 @@ def _wide(image: Any, file: Any) -> Wide:
         values, opacity = _colours(image, file)
     if image.format == "PNG":
         return Wide(values, opacity, declared=_png_range(values, file))
+    if image.format != "TIFF":  # PGM, JPEG 2000: Pillow has scaled them to 16 bits
+        return Wide(values, opacity, declared=PixelRange(16))
     tags, depth = image.tag_v2, max(_depths(image))
     if grey and _PHOTOMETRIC not in tags:
         raise UnreadableError("a TIFF that does not say whether 0 is black or white")

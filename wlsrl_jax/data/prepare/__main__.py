@@ -124,7 +124,7 @@ def prepare_opened(
     source_images = collect(spec, source, mapper, leading_zeros, pixel_bits=pixel_bits)
     found, problems = source_images.images, source_images.problems
     pixel_range = source_images.pixel_range
-    refuse_bad(problems, on_bad_file)
+    refuse_bad(problems, on_bad_file, source_images.notes)
     if not found:
         raise Mistake(f"--source={source} holds no usable image.")
     split, said = choose_mode(split, found, is_own=options is not None, columns=folds or repeats)

@@ -290,13 +290,14 @@ def _look(
     return found, pixel_range
 
 
-def refuse_bad(problems: Sequence[Problem], on_bad_file: str) -> None:
+def refuse_bad(problems: Sequence[Problem], on_bad_file: str, notes: Sequence[str] = ()) -> None:
     """Ends at files that cannot be used, unless they are to be skipped.
+
+    ``notes`` stand above the list, for they may say why.
 
     Raises:
       Mistake: with every one of them listed.
     """
-    notes, problems = take_notes(problems)
     bad = [p for p in problems if not p.by_rule]
     if bad and on_bad_file == "fail":
         raise Mistake(

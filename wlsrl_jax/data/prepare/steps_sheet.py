@@ -11,12 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.decode import BadImageError, crop_field, open_image, to_array
+from wlsrl_jax.data.images.decode import BadImageError, open_image, to_array
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.pixels import (
     SIDE,
     STEPS,
     apply_steps,
+    crop_field,
 )
 from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.images.set_range import add_flag, chosen_range, range_line
