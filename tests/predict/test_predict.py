@@ -251,7 +251,7 @@ def test_pictures_of_a_run_that_goes_on_have_the_same_names(finished, tmp_path, 
 def test_mistakes_are_one_line(finished, tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "leaves.csv").write_text("path\n../secret.png\n")
-    (tmp_path / "other.csv").write_text("file\na.png\n")
+    (tmp_path / "other.csv").write_text("where\na.png\n")
     (tmp_path / "good.csv").write_text("path\na.png\n")
     flags = [f"--workdir={finished}", "--output=out.csv"]
     with pytest.raises(ValueError, match=message):

@@ -575,7 +575,9 @@ def test_a_published_split_file_is_followed(source, tmp_path):
     table = published.read_text() + "gone_1,train,train,train,test\n"
     (tmp_path / "more.csv").write_text(table)
     flags = {"folds": 3, "split_file": str(tmp_path / "more.csv")}
-    with pytest.raises(Mistake, match="1 of 85 ids of the split file .* such as gone_1; .*absent"):
+    with pytest.raises(
+        Mistake, match=r"1 of 85 ids of the split file .* such as gone_1\. .*absent"
+    ):
         run("octdl", source, tmp_path / "more", **flags)
     _, output = run("octdl", source, tmp_path / "more", **flags, allow_absent_ids=True)
     assert "1 of 85 ids of the split file match none of the images, such as gone_1" in output
