@@ -1,0 +1,1 @@
+"""What a run leaves behind, and opening it again."""
