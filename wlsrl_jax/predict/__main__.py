@@ -266,6 +266,12 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
     with PredictionFile(
         output, columns, identity, {"note": note, "workdir": str(args.workdir)}
     ) as file:
+        if changed := file.changed(listed.items):
+            told = (
+                f"{len(changed)} images have changed since, such as {changed[0]}; predicted again"
+            )
+            console.print(told, markup=False, soft_wrap=True)
+            file.redo(changed)
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:
             if todo:
@@ -299,7 +305,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
             try:
                 predict_images(
                     run,
-                    todo,
+                    file.watch(todo),
                     file,
                     batch_size=args.batch_size,
                     modality_check=args.modality_check,

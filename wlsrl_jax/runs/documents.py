@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,9 @@ def read_config(folder: Path) -> Any:
         if name.startswith(tuple(f"{of}." for of in OF_TASKS)):
             number = name.startswith("task_weights.")
             if not _alike(value, 1.0 if number else ""):
-                raise Mistake(f"{path}: {name}={value!r} must be a {'number' if number else 'name'}.")
+                raise Mistake(
+                    f"{path}: {name}={value!r} must be a {'number' if number else 'name'}."
+                )
     widths = flat["model.widths"]
     if len(widths) > _STAGE_LIMIT or not all(
         type(w) is int and 0 < w <= _WIDTH_LIMIT for w in widths
@@ -181,8 +182,8 @@ def _task(path: Path, name: str, found: Any, classes: list[str]) -> Task:
     )
     if not fits:
         raise Mistake(
-            f"{path}: task {name} must have classes, a label_map with an entry a class of the data, "
-            f"and ordinal. {_NEWER}"
+            f"{path}: task {name} must have classes, a label_map with an entry for each class of "
+            f"the data, and ordinal. {_NEWER}"
         )
     try:
         return Task(name, tuple(found["classes"]), tuple(found["label_map"]), found["ordinal"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from wlsrl_jax.files import Mistake
-
 import dataclasses
 import io
 from pathlib import Path
@@ -12,12 +10,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.data.images.dicom import read_frame
+from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import open_image, read_file, shrink, to_array
+from wlsrl_jax.data.images.dicom import read_frame
 from wlsrl_jax.data.images.modality import mismatch
 from wlsrl_jax.data.images.steps import check_steps
-from wlsrl_jax.data.augment import resize
+from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.open import TrainedRun
 
 _CHECKED_SIDE = 256  # pixels; a photograph of 64 million is not made an array in colour twice

@@ -89,9 +89,7 @@ def _read(folder: Path, name: str, expected: str, largest: int) -> bytes:
     except OSError as error:
         raise Mistake(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
     if hashlib.sha256(content).hexdigest() != expected:
-        raise Mistake(
-            f"{path} is damaged: its SHA-256 is not the one that {MARK} names; {_REMEDY}"
-        )
+        raise Mistake(f"{path} is damaged: its SHA-256 is not the one that {MARK} names; {_REMEDY}")
     return content
 
 
