@@ -267,10 +267,10 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
         output, columns, identity, {"note": note, "workdir": str(args.workdir)}
     ) as file:
         if changed := file.changed(listed.items):
-            told = (
+            notice = (
                 f"{len(changed)} images have changed since, such as {changed[0]}; predicted again"
             )
-            console.print(told, markup=False, soft_wrap=True)
+            console.print(notice, markup=False, soft_wrap=True)
             file.redo(changed)
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:

@@ -151,10 +151,18 @@ def _selected_step(workdir: Path, data: dict[str, Any]) -> int:
     return selected["step"]
 
 
-def introduction(run: TrainedRun) -> str:
-    """A line on a model that came with the package; "" for a run of one's own."""
-    if not pretrained.is_shipped(run.workdir):
+def untrained_note(run: TrainedRun) -> str:
+    """Which tasks are left out of every answer, and why; "" where none is."""
+    if not run.untrained:
         return ""
+    names = ", ".join(run.untrained)
+    return f"left out: {names}, whose head was not trained (its config.task_weights is 0)"
+
+
+def introduction(run: TrainedRun) -> str:
+    """A line on a model that came with the package, and on heads that answer nothing, or ""."""
+    if not pretrained.is_shipped(run.workdir):
+        return untrained_note(run)
     note = packed.read_mark(run.workdir)["note"]
     return " ".join(
         filter(

@@ -461,6 +461,7 @@ def _finish(
     with processes.agreed():
         if processes.is_primary():
             evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
-            write_statistics(workdir, run.tasks, splits, run.dataset)
+            trained = [t for t in run.tasks if run.config.task_weights[t.name] > 0]
+            write_statistics(workdir, trained, splits, run.dataset)
             write_json(workdir / "metrics.json", document)  # last: the mark of a finished run
     return document
