@@ -57,6 +57,8 @@ def read_weights(directory: Path, shapes: Mapping[str, Any]) -> tuple[dict[str, 
         found = _restore(directory / "state", shapes)
         if run["global_batches"] != int(directory.name):
             raise digest.DigestError(f"it is of step {run['global_batches']}")
+        if not all(isinstance(run["identity"][part], dict) for part in ("config", "data")):
+            raise digest.DigestError("it does not say what it belongs to")
     except Exception as error:  # Orbax raises many kinds for a damaged file
         raise Mistake(f"checkpoint {directory} cannot be read ({reason_of(error)}).") from None
     for path, leaf in jax.tree_util.tree_leaves_with_path(found):
