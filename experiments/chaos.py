@@ -4,9 +4,9 @@
 
 Runs of one process, of two, and runs that change the number of processes and devices on their
 way are killed (SIGKILL) or asked to stop (SIGTERM) at random moments, one process or all of
-them; between two starts the newest checkpoint is sometimes cut short or has a bit flipped, a copy of
-it lies there under another number, or the compiled kernels in the cache are cut short. They are
-started again with the same command until they finish. Then
+them; between two starts the newest checkpoint is sometimes cut short or has a bit flipped, a copy
+of it lies there under another number, or the compiled kernels in the cache are cut short. They
+are started again with the same command until they finish. Then
 
 - a run that kept its processes and devices must have left the bits of a run that nobody
   disturbed: train state, example ids, predictions, results;
@@ -163,6 +163,8 @@ def damage(workdir: Path, step: int, rng: random.Random) -> tuple[str, int | Non
         file.write_bytes(content)
     elif kind == "stray":
         number = step + rng.choice([1, 1000])
+        while folder.with_name(str(number)).exists():
+            number += 1
         shutil.copytree(folder, folder.with_name(str(number)))
         return f"stray {number}", number
     else:

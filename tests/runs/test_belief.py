@@ -28,17 +28,17 @@ def edit(path, change):
 
 
 def test_single_flipped_bits_of_a_checkpoint_are_refused_or_without_effect(finished):
-    outcome = flip_run(finished, count=60, seed=0)
+    outcome = flip_run(finished, count=30, seed=0)
     assert outcome["other answers"] == outcome["our fault"] == 0, outcome
-    assert outcome["refused"] > 50
+    assert outcome["refused"] > 20
 
 
 def test_single_flipped_bits_of_a_packed_run_are_refused_or_without_effect(finished, tmp_path):
     from wlsrl_jax.export.pack import pack
 
-    outcome = flip_packed(pack(finished, tmp_path / "packed"), count=60, seed=0)
+    outcome = flip_packed(pack(finished, tmp_path / "packed"), count=30, seed=0)
     assert outcome["other answers"] == outcome["our fault"] == 0, outcome
-    assert outcome["refused"] > 50
+    assert outcome["refused"] > 20
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "foreign", "link", "no digest"])
@@ -109,8 +109,12 @@ def test_a_checkpoint_of_another_run_is_refused(copy, tmp_path):
         ("data.json", lambda d: d.pop("tasks"), "tasks is missing"),
         ("data.json", lambda d: d.pop("classes"), "classes is missing"),
         ("data.json", lambda d: d.update(fingerprint="0"), "data_fingerprint="),
-        ("metrics.json", lambda d: d["selected"].update(step=6), "names step 6, but .* step 12"),
-        ("metrics.json", lambda d: d["selected"].update(step=7), "names step 7|7, the selected"),
+        (
+            "metrics.json",
+            lambda d: d["selected"].update(step=6),
+            "checkpoints/6, the selected checkpoint, is not",
+        ),
+        ("metrics.json", lambda d: d["selected"].update(step=10), "names step 10, but .* step 12"),
         ("metrics.json", lambda d: d.pop("selected"), "does not say which step was selected"),
         ("metrics.json", lambda d: d.update(dataset="octdl"), "dataset='octdl', but data.json"),
         ("validation.json", lambda d: d[0].pop("step"), "validation.json is damaged"),
@@ -152,8 +156,8 @@ HEAD = "params/head_TO1/kernel"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a[HEAD].__setitem__((0, 0), np.nan), f"{HEAD} holds what is no number"),
-        (lambda a: a[HEAD].__setitem__((0, 0), np.inf), f"{HEAD} holds what is no number"),
+        (lambda a: a[HEAD].__setitem__((0, 0), np.nan), f"{HEAD} hold what is no number"),
+        (lambda a: a[HEAD].__setitem__((0, 0), np.inf), f"{HEAD} hold what is no number"),
         (lambda a: a.update({HEAD: a[HEAD].T}), f"{HEAD} is float32"),
         (lambda a: a.update({HEAD: a[HEAD].astype("f8")}), f"{HEAD} is float64|bytes at most"),
         (lambda a: a.update({HEAD: np.array([None])}), "no plain file|is object|object"),
@@ -187,3 +191,10 @@ def test_files_of_a_stranger(packed_copy):
     edit(packed_copy / packed.MARK, lambda d: d["files"].update({"../x": "0" * 64}))
     with pytest.raises(Mistake, match=r"packed\.json is damaged"):
         load_trained(packed_copy)
+
+
+@pytest.mark.parametrize("changes", [{"model__norm": "group"}, {"optimizer__ema_decay": 0.0}])
+def test_runs_without_statistics_or_average_are_read(changes, tmp_path):
+    run(tmp_path, num_epochs=1.0, optimizer__warmup_epochs=0.0, **changes)
+    found = load_trained(tmp_path).variables
+    assert found["params"] and bool(found["batch_stats"]) == ("model__norm" not in changes)

@@ -54,7 +54,7 @@ def test_weights_that_are_no_numbers(hostile):
     array = ts.open({"driver": "zarr", "kvstore": {**store, "path": f"{BIAS}/"}}).result()
     array.write(np.array([0, np.nan, 0, 0], "f")).result()
     digest.write(folder, PARTS)
-    with pytest.raises(Mistake, match="params/head_TO1/bias holds what is no number"):
+    with pytest.raises(Mistake, match="params/head_TO1/bias hold what is no number"):
         load_trained(workdir)
 
 

@@ -28,6 +28,7 @@ from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
+from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -72,7 +73,7 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
     """The content of ``model.json``: all that a caller must know."""
     spec = input_spec(run)
     statistics = run.workdir / STATISTICS
-    calibration = read_json(statistics)["calibration"] if statistics.exists() else {}
+    calibration = read_temperatures(statistics) if statistics.exists() else {}
     height, width, channels = run.image_shape
     return {
         "note": PHANTOM_NOTE if run.data["phantom"] else "",
@@ -99,7 +100,7 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
             t.name: {
                 "classes": t.classes,
                 "ordinal": t.ordinal,
-                "temperature": calibration.get(t.name, {}).get("temperature"),
+                "temperature": calibration.get(t.name),
             }
             for t in run.tasks
         },

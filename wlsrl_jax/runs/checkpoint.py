@@ -98,8 +98,15 @@ def open_manager(directory: Path) -> ocp.CheckpointManager:
 
 def _seal(directory: Path) -> None:
     """Writes the digest of the checkpoint that is about to get its name."""
-    (folder,) = (p for p in directory.iterdir() if _IN_FLIGHT in p.name)
-    digest.write(folder, PARTS)
+    written = [
+        folder
+        for folder in directory.iterdir()
+        if _IN_FLIGHT in folder.name and all((folder / part).is_dir() for part in PARTS)
+    ]
+    if not written:
+        raise RuntimeError(f"{directory} holds no checkpoint that is being written")
+    for folder in written:  # more than one only where a killed process has left its own
+        digest.write(folder, PARTS)
 
 
 def read_history(workdir: Path, step: int) -> History:

@@ -43,6 +43,25 @@ def read_document(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_temperatures(path: Path) -> dict[str, float | None]:
+    """Reads the temperature of each task from a ``statistics.json``.
+
+    Returns:
+      Task -> temperature > 0, or None where it is undefined.
+
+    Raises:
+      Mistake: if the file is missing, damaged or says something else, naming it.
+    """
+    found = read_document(path).get("calibration")
+    if not isinstance(found, dict) or not all(isinstance(c, dict) for c in found.values()):
+        raise Mistake(f"{path} has no calibration; restore it.")
+    temperatures = {task: entry.get("temperature") for task, entry in found.items()}
+    for task, value in temperatures.items():
+        if value is not None and not (_alike(value, 1.0) and value > 0):
+            raise Mistake(f"{path}: the temperature of {task} is {value!r}; restore it.")
+    return temperatures
+
+
 def read_config(folder: Path) -> Any:
     """Reads the config of a run, the defaults of fields that there were not yet filled in.
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import Network
 from wlsrl_jax.runs import checkpoint, packed
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_config, read_data, read_document
-from wlsrl_jax.runs.identity import check_identity
 from wlsrl_jax.runs.weights import read_weights
 from wlsrl_jax.tasks import Task
 from wlsrl_jax.train.setup import CHANNELS, build_model
@@ -107,8 +107,11 @@ def load_trained(workdir: Path) -> TrainedRun:
         variables = packed.read_weights(workdir, shapes)
     else:
         directory = workdir / "checkpoints" / str(_step(workdir, data))
-        variables, run = read_weights(directory, shapes)
-        check_identity(run["identity"], config.to_dict(), data, f"checkpoint {directory}")
+        variables = read_weights(directory, shapes, config.to_dict(), data)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():
+            name = checkpoint.leaf_name(path)
+            raise Mistake(f"{workdir}: the weights {name} hold what is no number; restore them.")
     trained = tuple(task for task in tasks if weights[task.name])
     untrained = tuple(task.name for task in tasks if not weights[task.name])
     return TrainedRun(workdir, config, data, trained, untrained, model, variables)

@@ -21,7 +21,7 @@ from wlsrl_jax.runtime.mesh import replicated
 from wlsrl_jax.train.step import TrainState
 
 _FOLDER = "trial-save"  # as long as "checkpoints" or a little less
-_GLOB = "*?["
+_GLOB = "*?[\\"
 
 
 def check_path(workdir: Path) -> None:
@@ -35,7 +35,7 @@ def check_path(workdir: Path) -> None:
         # Orbax looks for files by patterns below the workdir and would find none of its own.
         raise Mistake(
             f"--workdir={workdir}: checkpoints cannot be kept below {path}, whose name has "
-            f"{' '.join(odd)}, which stands for other characters in patterns; use another."
+            f"{' '.join(odd)}, which stands for something else in patterns; use another."
         )
 
 

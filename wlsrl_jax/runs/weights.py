@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import tensorstore as ts
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs import digest
 from wlsrl_jax.runs.checkpoint import PARTS, leaf_name, reason_of
+from wlsrl_jax.runs.identity import check_identity
 
 _OVERHEAD = 1 << 26
 """Bytes that the files of a checkpoint may need besides its arrays, and may save by compression."""
@@ -28,18 +29,23 @@ _STATES, _COMPRESSION = 16, 16
 """Copies of the weights that a train state may hold; how far weights may be compressed."""
 
 
-def read_weights(directory: Path, shapes: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+def read_weights(
+    directory: Path, shapes: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, Any]:
     """Reads the averaged weights of a checkpoint, whatever devices wrote it.
 
     Args:
       directory: of the checkpoint, ``checkpoints/STEP``.
       shapes: {"params": ..., "batch_stats": ...} of ``jax.ShapeDtypeStruct``.
+      config: of the run, complete.
+      data: content of its ``data.json``.
 
     Returns:
-      ({"params": ..., "batch_stats": ...} as host arrays, what the item "run" says).
+      {"params": ..., "batch_stats": ...} as host arrays.
 
     Raises:
-      Mistake: if it is damaged or of another model, naming the checkpoint and what is wrong.
+      Mistake: if it is damaged, of another run or of another model, naming the checkpoint and what
+        is wrong.
     """
     directory = directory.resolve()
     expected = {
@@ -47,43 +53,49 @@ def read_weights(directory: Path, shapes: Mapping[str, Any]) -> tuple[dict[str, 
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     }
     size = 4 * sum(math.prod(leaf.shape) for leaf in expected.values())
-    try:
+    with _reading(directory):
         total = digest.check(directory, PARTS, largest=_STATES * size + _OVERHEAD)
         if size > _COMPRESSION * total + _OVERHEAD:
             raise digest.DigestError(f"its {total} bytes cannot hold the {size} of the model")
         with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
             run = values.restore(directory / "run", args=ocp.args.JsonRestore())
-        _check_arrays(directory / "state", expected)
-        found = _restore(directory / "state", shapes)
         if run["global_batches"] != int(directory.name):
             raise digest.DigestError(f"it is of step {run['global_batches']}")
         if not all(isinstance(run["identity"][part], dict) for part in ("config", "data")):
             raise digest.DigestError("it does not say what it belongs to")
-    except Exception as error:  # Orbax raises many kinds for a damaged file
+    check_identity(run["identity"], config, data, f"checkpoint {directory}")
+    with _reading(directory):
+        _check_arrays(directory / "state", expected)
+        found = _restore(directory / "state", shapes)
+    return found
+
+
+@contextlib.contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
         raise Mistake(f"checkpoint {directory} cannot be read ({reason_of(error)}).") from None
-    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
-        if not np.isfinite(leaf).all():
-            raise Mistake(f"checkpoint {directory}: {leaf_name(path)} holds what is no number.")
-    return found, run
 
 
 def _restore(state: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the part of a train state that holds the averaged weights."""
+    wanted = {name: tree for name, tree in shapes.items() if tree}  # Orbax knows no empty one
     restored = {
         "ema": jax.tree.map(
             lambda leaf: ocp.ArrayRestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype,
                                               global_shape=leaf.shape, strict=True),
-            shapes,
+            wanted,
         )
     }  # fmt: skip
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
         found = reader.restore(
             state,
             args=ocp.args.PyTreeRestore(
-                item={"ema": shapes}, restore_args=restored, partial_restore=True
+                item={"ema": wanted}, restore_args=restored, partial_restore=True
             ),
         )
-    return jax.tree.map(np.asarray, found["ema"])
+    return {name: jax.tree.map(np.asarray, found["ema"].get(name, {})) for name in shapes}
 
 
 def _check_arrays(state: Path, expected: Mapping[str, Any]) -> None:

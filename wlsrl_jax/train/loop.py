@@ -26,6 +26,7 @@ from wlsrl_jax.files import Mistake, plain, read_json, write_json
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs import shipped as pretrained
+from wlsrl_jax.runs.documents import read_document
 from wlsrl_jax.runs.identity import check_identity, identity
 from wlsrl_jax.runs.init_from import take_over
 from wlsrl_jax.runs.open import TrainedRun, load_trained
@@ -124,7 +125,7 @@ def _report(workdir: Path) -> None:
 def _check_data(run: Run, workdir: Path) -> None:
     """A run must end on the data that it was started on."""
     path = workdir / "data.json"
-    if path.exists() and read_json(path)["fingerprint"] != run.dataset.fingerprint:
+    if path.exists() and read_document(path).get("fingerprint") != run.dataset.fingerprint:
         raise Mistake(
             f"{workdir} was started on another version of {run.dataset.name}: the manifest has "
             "changed since. Restore that data, or start anew in another --workdir."
