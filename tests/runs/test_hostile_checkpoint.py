@@ -65,7 +65,7 @@ def test_files_larger_than_any_such_model_are_not_read(hostile):
     os.truncate(folder / "state" / "d" / "more", 1 << 40)
     document["files"]["state/d/more"] = [1 << 40, 0]
     (folder / digest.NAME).write_text(json.dumps(document))
-    with pytest.raises(Mistake, match=r"its files have \d+ bytes, more than"):
+    with pytest.raises(Mistake, match=r"its files have \d+ bytes, too many"):
         load_trained(workdir)
 
 

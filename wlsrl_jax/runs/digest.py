@@ -37,13 +37,22 @@ def write(folder: Path, parts: Sequence[str]) -> None:
     write_json(folder / NAME, {"files": found})
 
 
-def check(folder: Path, parts: Sequence[str], *, largest: int | None = None) -> int:
+def check(folder: Path, parts: Sequence[str]) -> None:
     """Checks that a folder holds exactly what was written.
 
     Args:
       folder: with a ``digest.json``.
       parts: the folders in it that are digested.
-      largest: bytes of all files together, at most; nothing is read where there are more.
+
+    Raises:
+      DigestError: naming the file that differs.
+    """
+    check_names(folder, parts)
+    check_contents(folder)
+
+
+def check_names(folder: Path, parts: Sequence[str]) -> int:
+    """The quick part of ``check``: names, kinds and sizes of the files.
 
     Returns:
       Bytes of all files together.
@@ -57,16 +66,21 @@ def check(folder: Path, parts: Sequence[str], *, largest: int | None = None) -> 
         raise DigestError(f"{lacking[0]} is missing")
     if foreign := sorted(there.keys() - wanted.keys()):
         raise DigestError(f"{foreign[0]} is not of this checkpoint")
-    total = sum(there.values())
-    if largest is not None and total > largest:
-        raise DigestError(f"its files have {total} bytes, more than {largest}")
     for name, size in there.items():
         if wanted[name][0] != size:
             raise DigestError(f"{name} has {size} bytes instead of {wanted[name][0]}")
-    for name, size in there.items():
-        if wanted[name][1] != _crc32(folder / name, size):
+    return sum(there.values())
+
+
+def check_contents(folder: Path) -> None:
+    """The other part of ``check``: what is in the files, once their names are known to be right.
+
+    Raises:
+      DigestError: naming the file that differs.
+    """
+    for name, (size, crc) in _read(folder).items():
+        if crc != _crc32(folder / name, size):
             raise DigestError(f"{name} is damaged: its CRC-32 is not the one in {NAME}")
-    return total
 
 
 def _read(folder: Path) -> dict[str, list[Any]]:

@@ -82,8 +82,10 @@ def read_config(folder: Path) -> Any:
     filled = completed(saved)
     flat, defaults = flatten(filled), flatten(completed({"modality": modality}))
     for name, default in defaults.items():
+        if name.startswith(tuple(f"{of}." for of in OF_TASKS)):
+            continue  # of the tasks that there were, below
         if name not in flat:
-            raise Mistake(f"{path}: {name} is not what it must be, {default!r} or alike. {_NEWER}")
+            raise Mistake(f"{path}: {name} must be of the kind of {default!r}. {_NEWER}")
         if not _alike(flat[name], default):
             raise Mistake(f"{path}: {name}={flat[name]!r} must be of the kind of {default!r}.")
     for name, value in flat.items():

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,27 +54,46 @@ def read_weights(
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     }
     size = 4 * sum(math.prod(leaf.shape) for leaf in expected.values())
-    with _reading(directory):
-        total = digest.check(directory, PARTS, largest=_STATES * size + _OVERHEAD)
+    with _reading(directory), ThreadPoolExecutor(1) as beside:
+        total = digest.check_names(directory, PARTS)
+        if total > _STATES * size + _OVERHEAD:
+            raise digest.DigestError(f"its files have {total} bytes, too many for the model")
         if size > _COMPRESSION * total + _OVERHEAD:
             raise digest.DigestError(f"its {total} bytes cannot hold the {size} of the model")
-        with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
-            run = values.restore(directory / "run", args=ocp.args.JsonRestore())
-        if run["global_batches"] != int(directory.name):
-            raise digest.DigestError(f"it is of step {run['global_batches']}")
-        if not all(isinstance(run["identity"][part], dict) for part in ("config", "data")):
-            raise digest.DigestError("it does not say what it belongs to")
-    check_identity(run["identity"], config, data, f"checkpoint {directory}")
-    with _reading(directory):
-        _check_arrays(directory / "state", expected)
-        found = _restore(directory / "state", shapes)
+        # Beside the reading it takes no time where there is a second core; nothing is given out
+        # before both are done.
+        contents = beside.submit(digest.check_contents, directory)
+        try:
+            found = _read(directory, shapes, expected, config, data)
+        finally:
+            contents.result()  # what is damaged is told first
     return found
+
+
+def _read(
+    directory: Path,
+    shapes: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
+        run = values.restore(directory / "run", args=ocp.args.JsonRestore())
+    if run["global_batches"] != int(directory.name):
+        raise digest.DigestError(f"it is of step {run['global_batches']}")
+    if not all(isinstance(run["identity"][part], dict) for part in ("config", "data")):
+        raise digest.DigestError("it does not say what it belongs to")
+    check_identity(run["identity"], config, data, f"checkpoint {directory}")
+    _check_arrays(directory / "state", expected)
+    return _restore(directory / "state", shapes)
 
 
 @contextlib.contextmanager
 def _reading(directory: Path) -> Iterator[None]:
     try:
         yield
+    except Mistake:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
         raise Mistake(f"checkpoint {directory} cannot be read ({reason_of(error)}).") from None
 
