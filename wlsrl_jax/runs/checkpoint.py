@@ -115,14 +115,24 @@ def read_history(workdir: Path, step: int) -> History:
     They lie beside the checkpoints, not in them: an evaluation may finish after the
     checkpoint of its step was written.
     """
-    path = workdir / HISTORY
     found = []
     with processes.agreed():
-        if processes.is_primary() and path.exists():
-            found = read_json(path)
-            if not isinstance(found, list) or not all(_is_result(entry) for entry in found):
-                raise Mistake(f"{path} is damaged; restore it, or name another --workdir.")
+        if processes.is_primary():
+            found = stored_history(workdir)
     return [entry for entry in processes.from_primary(found) if entry["step"] <= step]
+
+
+def stored_history(workdir: Path) -> History:
+    """Reads all validation results, in this process alone.
+
+    Raises:
+      Mistake: if the file is damaged, naming it.
+    """
+    path = workdir / HISTORY
+    found = read_json(path) if path.exists() else []
+    if not isinstance(found, list) or not all(_is_result(entry) for entry in found):
+        raise Mistake(f"{path} is damaged; restore it, or name another --workdir.")
+    return found
 
 
 def _is_result(entry: Any) -> bool:

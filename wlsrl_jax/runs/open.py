@@ -120,7 +120,8 @@ def load_trained(workdir: Path) -> TrainedRun:
 def _step(workdir: Path, data: dict[str, Any]) -> int:
     """The checkpoint that a run's results were made with, or would be made with now."""
     steps = checkpoint.complete_steps(workdir / "checkpoints")
-    best = checkpoint.best_saved(checkpoint.read_history(workdir, steps[-1]), steps)
+    # Without the other processes: a report is made by one of them.
+    best = checkpoint.best_saved(checkpoint.stored_history(workdir), steps)
     if not (workdir / "metrics.json").exists():
         return steps[-1] if best is None else best
     step = _selected_step(workdir, data)
