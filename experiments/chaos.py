@@ -57,7 +57,7 @@ ELASTIC = (
 )  # fmt: skip
 TOPOLOGIES = {"1x1": (1, 1), "1x4": (1, 4), "2x1": (2, 1), "2x2": (2, 2)}  # processes x devices
 KINDS = ("1x1", "2x1", "elastic")
-DAMAGES = ("cut", "flipped", "stray", "kernels")
+DAMAGES = {"cut": 3, "flipped": 3, "stray": 3, "kernels": 1}  # how often; building takes long
 SILENCE = 60.0  # seconds
 LOSS_TOLERANCE = 1e-5  # relative
 
@@ -150,7 +150,7 @@ def damage(workdir: Path, step: int, rng: random.Random) -> tuple[str, int | Non
       (what was done, the number of a checkpoint that no start may go on from or None).
     """
     folder = workdir / "checkpoints" / str(step)
-    kind = rng.choice(DAMAGES)
+    (kind,) = rng.choices(list(DAMAGES), list(DAMAGES.values()))
     if kind == "cut":
         for file in (folder / "state").rglob("*"):
             if file.is_file():
