@@ -52,17 +52,19 @@ def try_saving(workdir: Path, mesh: Any) -> None:
     path = workdir.resolve()
     directory = path / _FOLDER
     _remove(directory)
-    values = np.arange(7, dtype=np.float32)
-    state = jax.device_put(
-        TrainState(jnp.asarray(1, jnp.int32), {"trial": values}, {}, {}, {}), replicated(mesh)
-    )
+
+    def make() -> TrainState:
+        return TrainState(jnp.asarray(1, jnp.int32), {"trial": jnp.arange(7.0)}, {}, {}, {})
+
+    # As the state of a run is made: a value that all devices of all processes have.
+    state = jax.jit(make, out_shardings=replicated(mesh))()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     try:
         with checkpoint.open_manager(directory) as manager:
             checkpoint.save(manager, state, [], keep=1, identity={})
             checkpoint.wait(manager)
             found = checkpoint.restore_state(manager, 1, shapes, mesh, last=1)
-        if not np.array_equal(np.asarray(found.state.params["trial"]), values):
+        if not np.array_equal(np.asarray(found.state.params["trial"]), np.arange(7.0)):
             raise checkpoint.DamagedError("it holds other numbers")
     except checkpoint.DamagedError as error:
         raise Mistake(
