@@ -4,8 +4,9 @@
 
 Runs of one process, of two, and runs that change the number of processes and devices on their
 way are killed (SIGKILL) or asked to stop (SIGTERM) at random moments, one process or all of
-them; between two starts the newest checkpoint is sometimes damaged. They are started again
-with the same command until they finish. Then
+them; between two starts the newest checkpoint is sometimes cut short or has a bit flipped, a copy
+of it lies there under another number, or the compiled kernels in the cache are cut short. They
+are started again with the same command until they finish. Then
 
 - a run that kept its processes and devices must have left the bits of a run that nobody
   disturbed: train state, example ids, predictions, results;
@@ -26,6 +27,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +57,7 @@ ELASTIC = (
 )  # fmt: skip
 TOPOLOGIES = {"1x1": (1, 1), "1x4": (1, 4), "2x1": (2, 1), "2x2": (2, 2)}  # processes x devices
 KINDS = ("1x1", "2x1", "elastic")
+DAMAGES = {"cut": 3, "flipped": 3, "stray": 3, "kernels": 1}  # how often; building takes long
 SILENCE = 60.0  # seconds
 LOSS_TOLERANCE = 1e-5  # relative
 
@@ -140,11 +143,35 @@ def complete_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
-def damage(workdir: Path, step: int) -> None:
-    """Cuts every file of a checkpoint's state to ten bytes."""
-    for file in (workdir / "checkpoints" / str(step) / "state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[:10])
+def damage(workdir: Path, step: int, rng: random.Random) -> tuple[str, int | None]:
+    """Damages what a start will read.
+
+    Returns:
+      (what was done, the number of a checkpoint that no start may go on from or None).
+    """
+    folder = workdir / "checkpoints" / str(step)
+    (kind,) = rng.choices(list(DAMAGES), list(DAMAGES.values()))
+    if kind == "cut":
+        for file in (folder / "state").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:10])
+    elif kind == "flipped":
+        files = [p for part in ("state", "run") for p in sorted((folder / part).rglob("*"))]
+        file = rng.choice([p for p in files if p.is_file() and p.stat().st_size])
+        content = bytearray(file.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+    elif kind == "stray":
+        number = step + rng.choice([1, 1000])
+        while folder.with_name(str(number)).exists():
+            number += 1
+        shutil.copytree(folder, folder.with_name(str(number)))
+        return f"stray {number}", number
+    else:
+        for library in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.so"):
+            os.truncate(library, rng.randrange(5000))
+        return kind, None
+    return kind, step
 
 
 def disturb(attempt: Attempt, rng: random.Random, latest: float) -> str | None:
@@ -187,12 +214,14 @@ def disturbed_run(
             story.faults.append(f"to {topology}")
         before = [s for s in complete_steps(workdir) if s not in broken]
         unfinished = not (workdir / "metrics.json").exists()  # else nobody reads it again
-        if story.starts and unfinished and len(before) > 1 and rng.random() < 0.2:
-            newest = before.pop()
-            broken.add(newest)
-            damage(workdir, newest)
-            story.faults.append("damaged")
-            saved = None
+        if story.starts and unfinished and len(before) > 1 and rng.random() < 0.3:
+            what, lost = damage(workdir, before[-1], rng)
+            story.faults.append(what)
+            if lost is not None:
+                broken.add(lost)
+            if lost == before[-1]:
+                before.pop()
+                saved = None
         attempt = Attempt(workdir, topology, flags)
         story.starts += 1
         fault = None
@@ -306,6 +335,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # which is damaged too
         clean = {kind: clean_run(folder, kind) for kind in args.kinds}
         for k in range(args.runs):
             kind = args.kinds[k % len(args.kinds)]

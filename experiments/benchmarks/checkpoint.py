@@ -44,7 +44,7 @@ def main() -> None:
         def turn(state: Any, save: bool) -> tuple[Any, float, float]:
             blocked, start = 0.0, time.perf_counter()
             if save:
-                checkpoint.save(manager, state, [], keep=2)
+                checkpoint.save(manager, state, [], keep=2, identity={})
                 blocked = time.perf_counter() - start
             for _ in range(args.steps):
                 state = step(state)

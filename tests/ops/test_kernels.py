@@ -63,6 +63,43 @@ def test_built_once(tmp_path):
 
 
 @needs_kernels
+def test_a_damaged_library_is_built_again_and_never_opened(fresh, tmp_path):
+    """Opening one that is cut short would end this process."""
+    first = build.build(tmp_path / "cache")
+    whole = first.read_bytes()
+    made = tmp_path / "made"
+    made.write_bytes(whole)
+    real = build._compiler()
+    copies = f'[ "$1" = --version ] && exec {real} --version\nfor a; do last=$a; done; '
+    fresh.setenv("CXX", fake_compiler(tmp_path / "cxx", f'{copies}cp {made} "$last"'))
+    fresh.setattr(build, "_try", lambda library, compiler: None)  # was tried above
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (whole[:5000], b"", b"\x7fELF" + bytes(60), bytes(flipped)):
+        first.write_bytes(content)
+        again = build.build(tmp_path / "cache")
+        assert again.read_bytes() == whole
+        assert [p.name for p in again.parent.iterdir()] == [again.name]
+
+
+@needs_kernels
+def test_a_library_that_answers_wrongly_is_not_used(fresh, tmp_path):
+    """A compiler that makes something else of the same source, such as a broken one would."""
+    real = build._compiler()
+    nothing = tmp_path / "nothing.cc"
+    nothing.write_text("int nothing;\n")
+    wrapper = fake_compiler(
+        tmp_path / "cxx",
+        f'[ "$1" = --version ] && exec {real} --version\n'
+        f'for a; do last=$a; done; exec {real} -shared -fPIC -o "$last" {nothing}',
+    )
+    fresh.setenv("CXX", wrapper)
+    with pytest.raises(RuntimeError, match="does not answer rightly .*wlsrl_conv"):
+        build.build(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@needs_kernels
 @pytest.mark.parametrize("arch", ["x86-64-v3", "x86-64-v2"])
 def test_other_vector_widths_compute_the_same(arch, tmp_path):
     """The code for AVX2 and for SSE, on a processor that has more."""

@@ -174,7 +174,8 @@ def test_another_run_does_not_go_on_with_the_file(finished, tmp_path):
     assert predict.main([*flags, "--modality_check=off"]) == 0
     with pytest.raises(ValueError, match="modality_check: 'off' there, 'warn' now"):
         predict.main([*flags, "--modality_check=warn"])
-    write_phantoms(tmp_path / "images", 4)
+    more = sorted(write_phantoms(tmp_path / "more", 4).iterdir())
+    shutil.copy(more[3], images)
     with pytest.raises(ValueError, match="is complete and lacks 1 images"):
         predict.main([*flags, "--modality_check=off"])
     # A run may be moved; the same place may not come to hold other weights.
@@ -187,6 +188,8 @@ def test_another_run_does_not_go_on_with_the_file(finished, tmp_path):
     saved = [int(p.name) for p in (moved / "checkpoints").iterdir() if p.name.isdigit()]
     results["selected"]["step"] = next(s for s in saved if s != results["selected"]["step"])
     (moved / "metrics.json").write_text(json.dumps(results))
+    entry = {"step": results["selected"]["step"], "score": 1.0, "results": {}}
+    (moved / "validation.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match="weights: .* there, .* now"):
         predict.main([*flags, "--modality_check=off"])
 

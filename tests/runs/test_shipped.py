@@ -16,22 +16,24 @@ from experiments import ship
 from tests import sources
 from tests.predict.test_predict import rows_of, write_phantoms
 from tests.tiny import load_config, read_predictions, run, tiny_config
-from wlsrl_jax.predict import demo, __main__ as predict, uncertainty
-from wlsrl_jax.export import __main__ as export
-from wlsrl_jax.runs import packed, shipped as pretrained
-from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.data.dataset import is_same_data, load_dataset
+from wlsrl_jax.data.prepare import __main__ as prepare
+from wlsrl_jax.evaluate.external import evaluate_workdir
 from wlsrl_jax.evaluate.predict_split import evaluate_predictions
 from wlsrl_jax.explain.__main__ import _main as explain
-from wlsrl_jax.evaluate.external import evaluate_workdir
-from wlsrl_jax.runs.packed import MARK, WEIGHTS
-from wlsrl_jax.runtime.stop import StopRequest
+from wlsrl_jax.export import __main__ as export
 from wlsrl_jax.export.pack import _ids, check_folder, pack
+from wlsrl_jax.predict import __main__ as predict
+from wlsrl_jax.predict import demo, uncertainty
 from wlsrl_jax.report import build, model_card
 from wlsrl_jax.report.collect import collect
-from wlsrl_jax.train.setup import build_model
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.runs import packed
+from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import introduction, load_trained
+from wlsrl_jax.runs.packed import MARK, WEIGHTS
+from wlsrl_jax.runtime.stop import StopRequest
+from wlsrl_jax.train.loop import train
+from wlsrl_jax.train.setup import build_model
 
 SHIPPED = pretrained.resolve(pretrained.DEFAULT)
 

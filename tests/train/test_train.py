@@ -29,6 +29,7 @@ from wlsrl_jax.evaluate.predict_split import predict_split
 from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.dual_stream import make_model
 from wlsrl_jax.runs import checkpoint
+from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.mesh import make_mesh
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
 from wlsrl_jax.train import step as steps
@@ -219,7 +220,7 @@ def test_a_task_of_weight_zero_trains_like_one_that_is_not_there():
 def test_evaluation_counts_once_at_any_batch_size(finished):
     config = tiny_config()
     run_ = build_run(config)
-    variables = checkpoint.read_weights(finished)
+    variables = load_trained(finished).variables
     predict = jax.jit(steps.make_predict_step(run_.model))
     source = run_.dataset.splits["test"]
     results = [
@@ -496,7 +497,7 @@ def test_init_from_takes_what_fits_and_names_the_rest(finished, tmp_path, capsys
     out = capsys.readouterr().out
     assert "head_TF2" in out and "starts afresh" in out
     fresh = build_run(tiny_config("oct", seed=9)).init_state()
-    theirs = checkpoint.read_weights(finished)
+    theirs = load_trained(finished).variables
     merged, left = checkpoint.transfer(fresh.params, theirs["params"])
     assert not left
     for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(theirs["params"])):
@@ -561,12 +562,12 @@ def test_a_fold_is_of_the_own_data_set_alone(tmp_path):
     assert "TO1" in external.evaluate_workdir(config, tmp_path / "run", StopRequest())["test"]
 
 
-def test_evaluating_on_a_new_division_of_the_own_data_is_refused(finished, tmp_path):
-    workdir = shutil.copytree(finished, tmp_path / "run")
-    path = workdir / "data.json"
-    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+def test_evaluating_on_a_new_division_of_the_own_data_is_refused(finished, monkeypatch):
+    load = external.load_dataset
+    anew = lambda *args: dataclasses.replace(load(*args), fingerprint="another")  # noqa: E731
+    monkeypatch.setattr(external, "load_dataset", anew)
     with pytest.raises(ValueError, match="has been prepared anew since"):
-        external.evaluate_workdir(tiny_config(), workdir, StopRequest())
+        external.evaluate_workdir(tiny_config(), finished, StopRequest())
 
 
 def test_label_maps(finished):

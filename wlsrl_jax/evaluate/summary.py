@@ -78,7 +78,10 @@ def print_results(document: Mapping[str, Any]) -> None:
     table.add_column("task")
     for column in COLUMNS:
         table.add_column(column.replace("_", " "), justify="right")
+    reasons = document["undefined"].get(split, {})
     for task, values in document[split].items():
+        if "head" in reasons.get(task, {}):
+            continue  # not trained, which is said below
         cells = []
         for column in COLUMNS:
             value = values.get(column)
@@ -91,6 +94,8 @@ def print_results(document: Mapping[str, Any]) -> None:
     if not console.is_terminal:  # a log has no width: do not fold the table to 80 columns
         console = Console(width=120)
     console.print(table)
-    for task, reasons in document["undefined"].get(split, {}).items():
-        for metric, reason in reasons.items():
+    for task, undefined in reasons.items():
+        for metric, reason in undefined.items():
+            if "head" in undefined and metric != "head":
+                continue
             console.print(f"{task} {metric}: {reason}", highlight=False)

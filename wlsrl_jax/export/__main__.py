@@ -30,10 +30,11 @@ from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
+from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import input_spec
-from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
 from wlsrl_jax.train.log import PHANTOM_NOTE
-from wlsrl_jax.train.setup import build_model
+from wlsrl_jax.train.setup import build_network
 from wlsrl_jax.train.step import make_predict_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -54,11 +55,19 @@ def serialize(run: TrainedRun) -> bytes:
     # accelerators get the plain convolution (``ops/convolution.py``).
     config = run.config.copy_and_resolve_references()
     config.model.conv_implementation = "xla"
-    predict = make_predict_step(build_model(config, run.tasks), mirror=config.eval.mirror)
+    # The network has its untrained heads too, which answer nothing.
+    model = build_network(config, dict(run.model.heads))
+    predict = make_predict_step(model, mirror=config.eval.mirror)
+    names = [task.name for task in run.tasks]
     variables = jax.tree.map(jnp.asarray, run.variables)
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.uint8)
-    function = jax.jit(lambda images: predict(variables, images))
+
+    def answer(images: jax.Array) -> dict[str, jax.Array]:
+        found = predict(variables, images)
+        return {name: found[name] for name in names}
+
+    function = jax.jit(answer)
     return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
@@ -66,7 +75,7 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
     """The content of ``model.json``: all that a caller must know."""
     spec = input_spec(run)
     statistics = run.workdir / STATISTICS
-    calibration = read_json(statistics)["calibration"] if statistics.exists() else {}
+    calibration = read_temperatures(statistics) if statistics.exists() else {}
     height, width, channels = run.image_shape
     return {
         "note": PHANTOM_NOTE if run.data["phantom"] else "",
@@ -94,10 +103,11 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
             t.name: {
                 "classes": t.classes,
                 "ordinal": t.ordinal,
-                "temperature": calibration.get(t.name, {}).get("temperature"),
+                "temperature": calibration.get(t.name),
             }
             for t in run.tasks
         },
+        "left_out": untrained_note(run),
         "platforms": PLATFORMS,
         "sha256": hashlib.sha256(artifact).hexdigest(),
         "made_with": {"wlsrl_jax": wlsrl_jax.__version__, "jax": jax.__version__},
@@ -177,6 +187,8 @@ def _main(argv: Sequence[str] | None) -> None:
     folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
     if run.data["phantom"]:
         print(PHANTOM_NOTE)
+    if note := untrained_note(run):
+        print(note)
     steps = ["preprocess.py"] if _needs_pixels(run) else []
     names = [*FILES, *steps, *(["model.onnx"] if args.onnx else [])]
     sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]

@@ -9,7 +9,6 @@ machine's paths, stay behind; what holds one all the same is refused.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import shutil
@@ -22,7 +21,6 @@ from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import division
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.report.collect import RunFacts, collect
-from wlsrl_jax.report.model_card import NAME as CARD
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs import packed
 
@@ -64,11 +62,10 @@ def pack(workdir: Path, output: Path, *, note: str = "") -> Path:
         }
         for name, document in documents.items():
             write_json(folder / name, document)
-        weights = packed.to_bytes(run.trained.variables)
-        (folder / packed.WEIGHTS).write_bytes(weights)
-        digest = hashlib.sha256(weights).hexdigest()
-        write_json(folder / packed.MARK, {"note": note, "weights_sha256": digest})
-        (folder / CARD).write_text(model_card(folder), encoding="utf-8")
+        (folder / packed.WEIGHTS).write_bytes(packed.to_bytes(run.trained.variables))
+        packed.write_mark(folder, note)  # the card is made from the packed run
+        (folder / packed.CARD).write_text(model_card(folder), encoding="utf-8")
+        packed.write_mark(folder, note)
         check_folder(folder, _ids(run))
         if output.exists():
             shutil.rmtree(output)

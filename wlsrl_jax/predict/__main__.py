@@ -39,8 +39,9 @@ from wlsrl_jax.evaluate.predict_split import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.files import Mistake, read_json
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.predict.table import PredictionFile
+from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import (
     InputSpec,
     ModelInput,
@@ -67,20 +68,21 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
     """
     path = run.workdir / STATISTICS
     if path.exists():
-        found = {t: c["temperature"] for t, c in read_json(path).get("calibration", {}).items()}
+        found = read_temperatures(path)
     else:
         rows = read_predictions(run.workdir / "predictions.csv", run.tasks)["validation"]
         found = {
             t.name: fit_temperature(rows.labels[t.name], rows.probabilities[t.name])
             for t in run.tasks
         }
-    lacking = [t.name for t in run.tasks if not found.get(t.name)]
+    known = {name: value for name, value in found.items() if value}
+    lacking = [t.name for t in run.tasks if t.name not in known]
     if lacking:
         raise Mistake(
             f"--calibrated: {run.workdir} has no temperature for {', '.join(lacking)}, because its "
             "validation split has one class only."
         )
-    return {t.name: found[t.name] for t in run.tasks}
+    return {t.name: known[t.name] for t in run.tasks}
 
 
 def _read(item: Item, spec: InputSpec, quality_check: str) -> ModelInput | str:
@@ -285,6 +287,12 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
     with PredictionFile(
         output, columns, identity, {"note": note, "workdir": str(args.workdir)}
     ) as file:
+        if changed := file.changed(listed.items):
+            notice = (
+                f"{len(changed)} images have changed since, such as {changed[0]}; predicted again"
+            )
+            console.print(notice, markup=False, soft_wrap=True)
+            file.redo(changed)
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:
             if todo:
@@ -318,7 +326,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
             try:
                 predict_images(
                     run,
-                    todo,
+                    file.watch(todo),
                     file,
                     batch_size=args.batch_size,
                     modality_check=args.modality_check,

@@ -2,9 +2,10 @@
 
 Rows go to ``FILE.csv.partial``, a batch at a time, each forced to the disk. At the end that file
 takes the name ``FILE.csv``, or is converted to ``FILE.parquet``: the output is whole or absent.
-``FILE.csv.json`` says what the rows were made with, so that nobody goes on with something else.
-In CSV a name that a spreadsheet would take for a formula begins with an apostrophe; see
-``data/tables.py``.
+``FILE.csv.json`` says what the rows were made with, so that nobody goes on with something else, and
+``FILE.csv.files.csv`` what each image file looked like, so that one that was replaced or repaired
+since is predicted again. In CSV a name that a spreadsheet would take for a formula begins with an
+apostrophe; see ``data/tables.py``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import csv
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.tables import csv_text, original_cell, safe_cell
 from wlsrl_jax.files import Mistake, differences, read_json, write_json
 
@@ -56,7 +58,9 @@ class PredictionFile:
         self._identity = json.loads(json.dumps(identity))
         self._partial = output.with_name(output.name + ".partial")
         self._description = output.with_name(output.name + ".json")
+        self._files_path = output.with_name(output.name + ".files.csv")
         self.errors_path = output.with_suffix(".errors.csv")
+        self._seen: dict[str, str] = {}
         self.done: set[str] = set()
         self._bad: list[str] = []
         try:
@@ -71,9 +75,13 @@ class PredictionFile:
                     self._describe(finished=True)
                 self.done.update(self._bad)
                 return
-            self._file = self._lock()
+            self._open()
         except OSError as error:
             raise Mistake(f"--output={output} cannot be written ({error.strerror}).") from None
+
+    def _open(self) -> None:
+        """Takes the partial file for this process and reads what is in it."""
+        self._file = self._lock()
         self._file.seek(0, os.SEEK_END)
         if self._file.tell():
             self._check_identity()
@@ -83,6 +91,11 @@ class PredictionFile:
             self._write([self._columns])
         self._errors = self.errors_path.open("w", newline="", encoding="utf-8")
         csv.writer(self._errors).writerow(["path", "reason"])
+        self._files = self._files_path.open("a+b")
+        if size := self._files.seek(0, os.SEEK_END):
+            self._files.seek(size - 1)
+            if self._files.read(1) != b"\n":  # cut off by a kill
+                self._files.write(b"\n")
 
     def _lock(self) -> BinaryIO:
         file = self._partial.open("a+b")
@@ -144,6 +157,67 @@ class PredictionFile:
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def changed(self, items: Iterable[Item]) -> list[str]:
+        """Names of images that are dealt with and whose files are not what they were then.
+
+        Args:
+          items: the images of this command.
+        """
+        then = {row[0]: row[1] for row in _rows(self._files_path) if len(row) == 2}
+        return [
+            item.name
+            for item in items
+            if item.name in self.done and then.get(item.name) != _look(item.path)
+        ]
+
+    def redo(self, names: Sequence[str]) -> None:
+        """Drops the rows of images, so that they are predicted again; opens a finished output.
+
+        Args:
+          names: of images.
+        """
+        if self.finished:
+            self._reopen()
+        self.done.difference_update(names)
+        self._file.seek(0)
+        lines = [
+            line
+            for k, line in enumerate(self._file)
+            if not k or original_cell(_parse(line)[0]) in self.done
+        ]
+        # In its place, for the lock is on it; what a kill leaves out is predicted again.
+        self._file.truncate(0)
+        self._file.write(b"".join(lines))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _reopen(self) -> None:
+        self._describe(finished=False)
+        if self._output.suffix.lower() == ".parquet":
+            temporary = self._partial.with_name(self._partial.name + ".tmp")
+            _from_parquet(self._output, temporary)
+            os.replace(temporary, self._partial)
+            self._output.unlink()
+        else:
+            os.replace(self._output, self._partial)
+        self.finished, self.done, self._bad = False, set(), []
+        self._open()
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Hands images on and looks at each file before it is read."""
+        for item in items:
+            self._seen[item.name] = _look(item.path)
+            yield item
+
+    def _note(self, names: Sequence[str]) -> None:
+        """Keeps what files looked like, before there are rows made from them."""
+        known = [[name, self._seen.pop(name)] for name in names if name in self._seen]
+        if not self._files.seek(0, os.SEEK_END):
+            self._files.write(b"path,size and times\n")
+        self._files.write(csv_text(known).encode("utf-8"))
+        self._files.flush()
+        os.fsync(self._files.fileno())
+
     def add(self, names: Sequence[str], probabilities: Sequence[Sequence[float]]) -> None:
         """Appends rows and forces them to the disk.
 
@@ -151,6 +225,7 @@ class PredictionFile:
           names: ``[N]`` of images.
           probabilities: ``[N, columns]``.
         """
+        self._note(names)
         self._write(
             [[n, *(f"{v:.9g}" for v in p)] for n, p in zip(names, probabilities, strict=True)]
         )
@@ -163,6 +238,7 @@ class PredictionFile:
 
     def bad(self, name: str, reason: str) -> None:
         """Records an image that has no row, in ``FILE.errors.csv``."""
+        self._note([name])
         self._bad.append(name)
         csv.writer(self._errors).writerow([safe_cell(name), safe_cell(reason)])
         self._errors.flush()
@@ -188,7 +264,7 @@ class PredictionFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for name in ("_errors", "_file"):
+        for name in ("_errors", "_file", "_files"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if "_errors" in self.__dict__ and not self._bad:
@@ -207,6 +283,15 @@ def _rows(path: Path) -> Iterator[list[str]]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in list(csv.reader(file))[1:]:
                 yield [original_cell(cell) for cell in row]
+
+
+def _look(path: str) -> str:
+    """Size and times of a file, as a word; "" where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
 
 def _names(output: Path) -> Iterator[str]:
@@ -245,6 +330,22 @@ def _to_parquet(source: Path, target: Path, notes: Mapping[str, Any]) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
+
+
+def _from_parquet(source: Path, target: Path) -> None:
+    """Writes a finished Parquet file as the CSV that it was made from."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file, target.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(file.schema_arrow.names)
+        for batch in file.iter_batches():
+            for name, *values in zip(
+                *(column.to_pylist() for column in batch.columns), strict=True
+            ):
+                writer.writerow([safe_cell(name), *(f"{value:.9g}" for value in values)])
+        text.flush()
+        os.fsync(text.fileno())
 
 
 def _sync_directory(path: Path) -> None:

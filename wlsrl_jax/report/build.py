@@ -86,7 +86,6 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
                 "reasons": reasons(run.statistics, task.name),
                 "calibration": run.statistics["calibration"][task.name],
                 "points": [q for q in run.statistics["operating_points"] if q["task"] == task.name],
-                "trained": run.trained.config.task_weights[task.name] > 0,
             }
         )
     return rows

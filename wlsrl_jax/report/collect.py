@@ -12,11 +12,14 @@ from typing import Any
 from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
-from wlsrl_jax.files import Mistake, flatten, read_json
+from wlsrl_jax.files import Mistake, flatten
 from wlsrl_jax.runs import shipped as pretrained
+from wlsrl_jax.runs.documents import read_document
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset
 from wlsrl_jax.runs.packed import is_packed
+
+_PARTS = ("splits", "calibration", "reliability", "operating_points", "curves", "agreement")
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +103,20 @@ def collect(workdir: Path) -> RunFacts:
         if dataset is None:
             raise Mistake(f"{workdir} has no {NAME}, and it cannot be made: {problem}")
         write_statistics(workdir, trained.tasks, predictions, dataset)
+    statistics = read_document(workdir / NAME)
+    tested = statistics.get("splits", {}).get("test", {})
+    if lacking := [
+        name
+        for name in (*_PARTS, *(t.name for t in trained.tasks))
+        if name not in statistics and name not in tested
+    ]:
+        raise Mistake(f"{workdir / NAME} is damaged (it has no {lacking[0]}); restore it.")
     return RunFacts(
         workdir.resolve().name,
         trained,
-        read_json(workdir / "metrics.json"),
-        read_json(workdir / NAME),
-        read_json(workdir / "environment.json"),
+        read_document(workdir / "metrics.json"),
+        statistics,
+        read_document(workdir / "environment.json"),
         predictions,
         _read_lines(workdir / "metrics.jsonl"),
         dataset,

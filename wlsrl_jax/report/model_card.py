@@ -21,11 +21,11 @@ from wlsrl_jax.html.page import templates
 from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
 from wlsrl_jax.runs.input import input_spec
-from wlsrl_jax.runs.packed import is_packed, read_mark
+from wlsrl_jax.runs.packed import CARD as NAME
+from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
 from wlsrl_jax.runs.shipped import resolve, results_dir
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
-NAME = "MODEL_CARD.md"
 FEW = 20
 """Test images of a class below which the card warns."""
 
@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = model_card(args.workdir)
     output = args.output or results_dir(resolve(args.workdir)) / NAME
     write_whole(output, text.encode())
+    if is_packed(output.parent) and output.name == NAME:
+        write_mark(output.parent, read_mark(output.parent)["note"])  # which has its digest
     print(f"model card: {output}")
 
 

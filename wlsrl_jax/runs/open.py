@@ -1,4 +1,8 @@
-"""Opening a finished or packed run: its model, weights and what it was trained on."""
+"""Opening a finished or packed run: its model, weights and what it was trained on.
+
+Every command that reads a run comes through here: its documents, its weights and its marks are
+compared with each other before anything is computed.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
+import jax.numpy as jnp
+import numpy as np
 
-from wlsrl_jax.runs import checkpoint, packed, shipped as pretrained
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import Network
-from wlsrl_jax.config.fields import completed
-from wlsrl_jax.train.setup import CHANNELS, build_model
+from wlsrl_jax.runs import checkpoint, packed
+from wlsrl_jax.runs import shipped as pretrained
+from wlsrl_jax.runs.documents import read_config, read_data, read_document
+from wlsrl_jax.runs.weights import read_weights
 from wlsrl_jax.tasks import Task
+from wlsrl_jax.train.setup import CHANNELS, build_model
 from wlsrl_jax.train.step import make_predict_step
-from wlsrl_jax.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +34,9 @@ class TrainedRun:
       workdir: of the run, or the folder of a packed one.
       config: the run's own, with the defaults of fields that there were not yet.
       data: content of its ``data.json``: dataset, modality, classes, normal, phantom, ...
-      tasks: its tasks.
-      model: the network.
+      tasks: those that it was trained for.
+      untrained: names of tasks whose ``config.task_weights`` was 0: their heads answer nothing.
+      model: the network, with a head for these as well.
       variables: {"params": ..., "batch_stats": ...}, the averaged weights of the selected
         checkpoint, host arrays.
     """
@@ -37,6 +45,7 @@ class TrainedRun:
     config: Any
     data: dict[str, Any]
     tasks: tuple[Task, ...]
+    untrained: tuple[str, ...]
     model: Network
     variables: dict[str, Any]
 
@@ -54,30 +63,110 @@ class TrainedRun:
         """Compiled function of uint8 images ``[B, H, W, C]`` giving task -> probabilities."""
         step = jax.jit(make_predict_step(self.model, mirror=self.config.eval.mirror))
         variables = jax.device_put(self.variables)
-        return lambda images: step(variables, images)
+        trained = [task.name for task in self.tasks]
+
+        def predict(images: jax.Array) -> dict[str, jax.Array]:
+            found = step(variables, images)
+            return {name: found[name] for name in trained}
+
+        return predict
 
 
 def load_trained(workdir: Path) -> TrainedRun:
-    """Opens a run that has weights; see ``checkpoint.read_weights`` for which.
+    """Opens a run that has weights.
+
+    Args:
+      workdir: of the run, a packed run, or "pretrained:NAME". If a run is not finished, the
+        best checkpoint so far is read, or the newest when none has been evaluated.
 
     Raises:
-      Mistake: if the workdir holds no run or its files are damaged, naming them.
+      Mistake: if the workdir holds no run, its files are damaged, or one contradicts another,
+        naming them.
     """
     workdir = pretrained.resolve(workdir)
-    variables = checkpoint.read_weights(workdir)
-    config = ConfigDict(completed(read_json(workdir / "config.json")))
-    data = read_json(workdir / "data.json")
-    tasks = tuple(
-        Task(name, tuple(t["classes"]), tuple(t["label_map"]), t["ordinal"])
-        for name, t in data["tasks"].items()
-    )
-    return TrainedRun(workdir, config, data, tasks, build_model(config, tasks), variables)
+    if not workdir.is_dir():
+        raise Mistake(f"{workdir} is not a workdir: there is no such directory.")
+    is_packed = packed.is_packed(workdir)
+    if is_packed:
+        packed.check_documents(workdir)
+    elif not checkpoint.complete_steps(workdir / "checkpoints"):
+        raise Mistake(f"{workdir} holds no checkpoint.")
+    config = read_config(workdir)
+    data, tasks = read_data(workdir, config.modality)
+    weights = {task.name: config.task_weights.get(task.name) for task in tasks}
+    if unknown := [name for name, weight in weights.items() if weight is None]:
+        raise Mistake(f"{workdir}/config.json: task_weights.{unknown[0]} is missing; restore it.")
+    if not any(weights.values()):
+        raise Mistake(f"{workdir}/config.json: task_weights: no task was trained.")
+    model = build_model(config, tasks)
+    image = jnp.zeros((1, config.data.height, config.data.width, CHANNELS[config.modality]))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    shapes = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+    if is_packed:
+        _selected_step(workdir, data)
+        variables = packed.read_weights(workdir, shapes)
+    else:
+        directory = workdir / "checkpoints" / str(_step(workdir, data))
+        variables = read_weights(directory, shapes, config.to_dict(), data)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():
+            name = checkpoint.leaf_name(path)
+            raise Mistake(f"{workdir}: the weights {name} hold what is no number; restore them.")
+    trained = tuple(task for task in tasks if weights[task.name])
+    untrained = tuple(task.name for task in tasks if not weights[task.name])
+    return TrainedRun(workdir, config, data, trained, untrained, model, variables)
+
+
+def _step(workdir: Path, data: dict[str, Any]) -> int:
+    """The checkpoint that a run's results were made with, or would be made with now."""
+    steps = checkpoint.complete_steps(workdir / "checkpoints")
+    # Without the other processes: a report is made by one of them.
+    best = checkpoint.best_saved(checkpoint.stored_history(workdir), steps)
+    if not (workdir / "metrics.json").exists():
+        return steps[-1] if best is None else best
+    step = _selected_step(workdir, data)
+    if step not in steps:
+        raise Mistake(f"{workdir}/checkpoints/{step}, the selected checkpoint, is not there.")
+    if best is not None and step != best:
+        raise Mistake(
+            f"{workdir}/metrics.json names step {step}, but {checkpoint.HISTORY} selects step "
+            f"{best}: one of them is not of this run; restore them."
+        )
+    return step
+
+
+def _selected_step(workdir: Path, data: dict[str, Any]) -> int:
+    """What ``metrics.json`` says was selected.
+
+    Raises:
+      Mistake: if it says nothing, or is of other data than ``data.json``.
+    """
+    path = workdir / "metrics.json"
+    metrics = read_document(path)
+    selected = metrics.get("selected")
+    if not isinstance(selected, dict) or type(selected.get("step")) is not int:
+        raise Mistake(f"{path} does not say which step was selected; restore it.")
+    told = {"dataset": data["dataset"], "data_fingerprint": data["fingerprint"]}
+    for name, value in told.items():
+        if metrics.get(name) != value:
+            raise Mistake(
+                f"{path}: {name}={metrics.get(name)!r}, but data.json says {value!r}; restore them."
+            )
+    return selected["step"]
+
+
+def untrained_note(run: TrainedRun) -> str:
+    """Which tasks are left out of every answer, and why; "" where none is."""
+    if not run.untrained:
+        return ""
+    names = ", ".join(run.untrained)
+    return f"left out: {names}, whose head was not trained (its config.task_weights is 0)"
 
 
 def introduction(run: TrainedRun) -> str:
-    """A line on a model that came with the package; "" for a run of one's own."""
+    """A line on a model that came with the package, and on heads that answer nothing, or ""."""
     if not pretrained.is_shipped(run.workdir):
-        return ""
+        return untrained_note(run)
     note = packed.read_mark(run.workdir)["note"]
     return " ".join(
         filter(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from wlsrl_jax.files import Mistake
-
 from typing import Any
 
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.open import TrainedRun
 
 

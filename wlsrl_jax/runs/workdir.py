@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from wlsrl_jax.files import Mistake, differences, flatten, plain, read_json
-
 import contextlib
 import fcntl
-import json
-import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from wlsrl_jax.runtime import processes
 from wlsrl_jax.config.fields import completed
+from wlsrl_jax.files import Mistake, differences, flatten, plain, read_json
+from wlsrl_jax.runtime import processes
 
 LOCK = ".lock"
 SHARED_SECONDS = 30.0  # NFS keeps what it knows of a directory for about so long

@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from wlsrl_jax.files import keep_lines
+from wlsrl_jax.files import keep_lines, plain
 from wlsrl_jax.runtime.processes import is_primary
 
 PHANTOM_NOTE = "PHANTOM DATA: a rehearsal of the pipeline, not evidence about patients"
@@ -125,9 +125,9 @@ class RunLog:
             print(f"step {step}/{self.total_steps}  {text}  ETA {left:.0f} s", flush=True)
 
     def evaluation(
-        self, step: int, results: Mapping[str, Mapping[str, float]], score: float
+        self, step: int, results: Mapping[str, Mapping[str, float | None]], score: float | None
     ) -> None:
-        """Records validation metrics."""
+        """Records validation metrics; None is undefined."""
         flat = {
             f"{task}/{name}": value
             for task, values in results.items()
@@ -135,20 +135,25 @@ class RunLog:
         }
         self._record("validation", step, {**flat, "score": score})
         shown = "  ".join(
-            f"{task} {name} {values[name]:.3f}"
+            f"{task} {name} {_shown(values[name], 3)}"
             for task, values in results.items()
             for name in ("balanced_accuracy", "qwk", "auroc")
             if name in values
         )
-        self.say(f"validation at step {step}: {shown}  score {score:.4f}")
+        self.say(f"validation at step {step}: {shown}  score {_shown(score, 4)}")
 
     def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         if not self._primary:
             return
-        finite = {k: (float(v) if v == v else None) for k, v in values.items()}
+        finite = plain({k: None if v is None else float(v) for k, v in values.items()})
         note = {"phantom": True} if self.is_phantom else {}
-        self._file.write(json.dumps({"step": step, "kind": kind, **note, **finite}) + "\n")
+        line = {"step": step, "kind": kind, **note, **finite}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in finite.items():
             if value is not None:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"

@@ -22,10 +22,15 @@ from wlsrl_jax.data.dataset import class_table
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.statistics import write_statistics
 from wlsrl_jax.evaluate.summary import print_results, results_document
-from wlsrl_jax.files import Mistake, read_json, write_json
+from wlsrl_jax.files import Mistake, plain, read_json, write_json
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs import shipped as pretrained
+from wlsrl_jax.runs.documents import read_document
+from wlsrl_jax.runs.identity import check_identity, identity
+from wlsrl_jax.runs.init_from import take_over
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.trial import check_path, try_saving
 from wlsrl_jax.runs.workdir import check_config, held
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
@@ -79,13 +84,16 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
             run = build_run(config)
         stop = processes.agree_on(stop)
         stop.check()
+        check_path(workdir)
         with held(workdir):
             with processes.agreed():
                 _check_data(run, workdir)
-            weights = None
-            if config.init_from and not checkpoint.exists_in(workdir / "checkpoints"):
-                weights = _read_source(config.init_from)
-            document = _train(run, workdir, stop, weights)
+            source = None
+            if not checkpoint.exists_in(workdir / "checkpoints"):
+                try_saving(workdir, run.mesh)
+                if config.init_from:
+                    source = _read_source(config.init_from)
+            document = _train(run, workdir, stop, source)
     if processes.is_primary():
         print_results(document)
         print(f"results: {results}", flush=True)
@@ -117,16 +125,16 @@ def _report(workdir: Path) -> None:
 def _check_data(run: Run, workdir: Path) -> None:
     """A run must end on the data that it was started on."""
     path = workdir / "data.json"
-    if path.exists() and read_json(path)["fingerprint"] != run.dataset.fingerprint:
+    if path.exists() and read_document(path).get("fingerprint") != run.dataset.fingerprint:
         raise Mistake(
             f"{workdir} was started on another version of {run.dataset.name}: the manifest has "
             "changed since. Restore that data, or start anew in another --workdir."
         )
 
 
-def _read_source(source: str) -> dict[str, Any]:
+def _read_source(source: str) -> TrainedRun:
     try:
-        return checkpoint.read_weights(Path(source))
+        return load_trained(Path(source))
     except Mistake as error:
         raise Mistake(f"config.init_from={source}: {error}") from None
 
@@ -137,36 +145,50 @@ def _describe_run(run: Run, workdir: Path) -> None:
     if not (workdir / "config.json").exists():
         write_json(workdir / "environment.json", environment.describe())
         write_json(workdir / "config.json", json.loads(run.config.to_json()))  # last: the mark
+    write_json(workdir / "data.json", _describe_data(run))
+
+
+def _describe_data(run: Run) -> dict[str, Any]:
+    """The content of ``data.json``."""
     tasks = {
         t.name: {"classes": t.classes, "label_map": t.label_map, "ordinal": t.ordinal}
         for t in run.tasks
     }
-    write_json(
-        workdir / "data.json",
-        {
-            "dataset": run.dataset.name,
-            "modality": run.dataset.modality,
-            "phantom": run.dataset.is_phantom,
-            "fingerprint": run.dataset.fingerprint,
-            "classes": run.dataset.classes,
-            "normal": run.dataset.normal,
-            "prepared_size": run.dataset.prepared_size,
-            "preprocess": run.dataset.preprocess,
-            "pixel_bits": run.dataset.pixel_bits,
-            "tasks": tasks,
-            "class_weights": run.class_weights,
-            "seen_in_epoch": run.seen_in_epoch,
-            "examples": {name: len(source) for name, source in run.dataset.splits.items()},
-            "class_table": class_table(run.dataset),
-            "has_patient_ids": run.dataset.has_patient_ids,
-            "audit": run.dataset.audit,
-        },
-    )
+    return {
+        "dataset": run.dataset.name,
+        "modality": run.dataset.modality,
+        "phantom": run.dataset.is_phantom,
+        "fingerprint": run.dataset.fingerprint,
+        "classes": run.dataset.classes,
+        "normal": run.dataset.normal,
+        "prepared_size": run.dataset.prepared_size,
+        "preprocess": run.dataset.preprocess,
+        "pixel_bits": run.dataset.pixel_bits,
+        "tasks": tasks,
+        "class_weights": run.class_weights,
+        "seen_in_epoch": run.seen_in_epoch,
+        "examples": {name: len(source) for name, source in run.dataset.splits.items()},
+        "class_table": class_table(run.dataset),
+        "has_patient_ids": run.dataset.has_patient_ids,
+        "audit": run.dataset.audit,
+    }
 
 
-def _train(
-    run: Run, workdir: Path, stop: StopRequest, weights: dict[str, Any] | None
-) -> dict[str, Any]:
+def _restored(
+    manager: Any, run: Run, found: checkpoint.Restored | None
+) -> checkpoint.Restored | None:
+    """A checkpoint that was read, once it is known to be of this run."""
+    if found is not None:
+        check_identity(
+            found.identity,
+            json.loads(run.config.to_json()),
+            _describe_data(run),
+            f"{manager.directory}/{found.step}",
+        )
+    return found
+
+
+def _train(run: Run, workdir: Path, stop: StopRequest, source: TrainedRun | None) -> dict[str, Any]:
     config, mesh = run.config, run.mesh
     shapes = run.state_shapes
     shardings = state_sharding(mesh, shapes)
@@ -199,7 +221,14 @@ def _train(
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
-    restored = checkpoint.restore_latest(manager, shapes, mesh)
+    restored = _restored(
+        manager, run, checkpoint.restore_latest(manager, shapes, mesh, last=run.total_steps)
+    )
+    own = identity(json.loads(config.to_json()), _describe_data(run))
+
+    def save(state: steps.TrainState, history: checkpoint.History) -> None:
+        checkpoint.save(manager, state, history, keep=config.checkpoint.keep, identity=own)
+
     history, step = [], 0
     if restored is not None:
         step = restored.step
@@ -222,8 +251,8 @@ def _train(
                 initial = beside.submit(jax.jit(run.init_state, out_shardings=shardings))
             step_fn.lower(*_step_arguments(run, shapes, shardings)).compile()
         state = initial.result() if restored is None else restored.state
-        if weights is not None and restored is None:
-            state = _take_over(state, weights, config.init_from)
+        if source is not None and restored is None:
+            state = _take_over(run, state, source)
         window: list[_Done] = []
         window_start, began = time.monotonic(), step
 
@@ -242,16 +271,16 @@ def _train(
                     run_log.evaluation(step, entry["results"], entry["score"])
                     history = [*history, entry]
                     checkpoint.write_history(workdir, history)
-                    checkpoint.save(manager, state, history, keep=config.checkpoint.keep)
+                    save(state, history)
                     window_start, window = time.monotonic(), []
                 elif due(step, config.checkpoint.every_steps):
-                    checkpoint.save(manager, state, history, keep=config.checkpoint.keep)
+                    save(state, history)
                 stop.check()
             except PreemptedError as error:
                 if window:
                     report(step, window)
                 if step > 0:
-                    checkpoint.save(manager, state, history, keep=config.checkpoint.keep)
+                    save(state, history)
                     checkpoint.wait(manager)
                     run_log.say(f"{error}: saved step {step}; the same command goes on from there")
                 raise
@@ -310,16 +339,10 @@ def _opening(run: Run) -> str:
     return "\n".join([PHANTOM_NOTE, *lines] if run.dataset.is_phantom else lines)
 
 
-def _take_over(state: steps.TrainState, weights: dict[str, Any], source: str) -> steps.TrainState:
-    params, fresh = checkpoint.transfer(state.params, weights["params"])
-    stats, fresh_stats = checkpoint.transfer(state.batch_stats, weights["batch_stats"])
-    if len(fresh) == len(jax.tree.leaves(params)):
-        raise Mistake(
-            f"config.init_from={source}: no parameter has a name and shape of this "
-            "model; check config.model."
-        )
-    for name in fresh + fresh_stats:
-        processes.say(f"init_from: {name} starts afresh (absent there or of another shape)")
+def _take_over(run: Run, state: steps.TrainState, source: TrainedRun) -> steps.TrainState:
+    params, stats, told = take_over(run.tasks, state.params, state.batch_stats, source)
+    for line in told:
+        processes.say(f"init_from: {line}")
     copy = jax.tree.map(lambda x: x.copy(), {"params": params, "batch_stats": stats})
     return dataclasses.replace(state, params=params, batch_stats=stats, ema=copy)
 
@@ -376,10 +399,12 @@ def _predict(run: Run, predict: Any, variables: Any, split: str, stop: StopReque
 
 
 def _validate(run: Run, predict: Any, state: steps.TrainState, stop: StopRequest) -> Any:
+    """A result as it is stored: what is undefined is None."""
     predictions = _predict(run, predict, state.ema, "validation", stop)
     results, _ = evaluate.evaluate_predictions(run.tasks, predictions)
     trained = {t: v for t, v in results.items() if run.config.task_weights[t] > 0}
-    return {"step": int(state.step), "score": selection_score(trained), "results": results}
+    score = selection_score(trained)
+    return plain({"step": int(state.step), "score": score, "results": results})
 
 
 def _finish(
@@ -397,17 +422,29 @@ def _finish(
     assert best is not None  # the last step is always evaluated
     checkpoint.prune(manager, history, run.config.checkpoint.keep)
     try:
-        selected = checkpoint.restore_state(manager, best["step"], shapes, run.mesh).state
+        selected = _restored(
+            manager,
+            run,
+            checkpoint.restore_state(manager, best["step"], shapes, run.mesh, last=run.total_steps),
+        )
     except checkpoint.DamagedError as error:
         raise Mistake(
             f"{manager.directory}/{best['step']}, the selected checkpoint, cannot be read. "
             f"Delete the checkpoints from {best['step']} on; the same command makes them anew."
         ) from error
-    run_log.say(
-        f"testing step {best['step']}, the best of {len(history)} evaluations on validation"
-    )
+    assert selected is not None
+    defined = sum(checkpoint.is_defined(entry) for entry in history)
+    if defined:
+        why = f"the best of {defined} evaluations on validation"
+        rule = "highest mean validation score, the earliest of equals"
+    else:
+        why = f"the last one: validation ({len(run.dataset.splits['validation'])} images) has no "
+        why += "defined score, so nothing was selected"
+        rule = "the last step, because no validation score is defined"
+    run_log.say(f"testing step {best['step']}, {why}")
+    variables = selected.state.ema
     try:
-        splits = {s: _predict(run, predict, selected.ema, s, stop) for s in ("validation", "test")}
+        splits = {s: _predict(run, predict, variables, s, stop) for s in ("validation", "test")}
     except PreemptedError as error:
         run_log.say(f"{error}: saved step {run.total_steps}; the same command tests the run anew")
         raise
@@ -420,12 +457,13 @@ def _finish(
         selected={
             "step": best["step"],
             "score": best["score"],
-            "rule": "highest mean validation score, the earliest of equals",
+            "rule": rule,
         },
     )
     with processes.agreed():
         if processes.is_primary():
             evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
-            write_statistics(workdir, run.tasks, splits, run.dataset)
+            trained = [t for t in run.tasks if run.config.task_weights[t.name] > 0]
+            write_statistics(workdir, trained, splits, run.dataset)
             write_json(workdir / "metrics.json", document)  # last: the mark of a finished run
     return document

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -95,7 +96,16 @@ class Run:
 
 
 def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:
-    """The network of a config with one head a task.
+    """The network of a config with one head a task; see ``build_network``."""
+    return build_network(config, {task.name: task.num_classes for task in tasks})
+
+
+def build_network(config: Any, heads: Mapping[str, int]) -> Network:
+    """The network of a config.
+
+    Args:
+      config: the config.
+      heads: task -> number of classes.
 
     Raises:
       Mistake: names the field of ``config.model`` that is wrong.
@@ -104,7 +114,6 @@ def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:
     dtype = fields.pop("dtype")
     if dtype not in DTYPES:
         raise Mistake(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
-    heads = {task.name: task.num_classes for task in tasks}
     return make_network(heads=heads, dtype=DTYPES[dtype], **fields)
 
 

@@ -101,3 +101,16 @@ def test_an_official_split_has_no_folds():
     ]
     with pytest.raises(ValueError, match="--split=grouped"):
         divide(SPEC, images, Division(mode="official", folds=2))
+
+
+def test_a_class_of_identical_images_is_there_and_is_told_to_be_one_group():
+    images = [
+        SourceImage(Record(f"{k}.png", f"image{k}", k % 4, f"patient{k}"),
+                    "same" if k % 4 == 1 else f"digest{k}", 1, LOOK)
+        for k in range(48)
+    ]  # fmt: skip
+    with pytest.raises(ValueError) as caught:
+        divide(SPEC, images, Division(), pairs=[])
+    (line,) = [x for x in str(caught.value).splitlines() if x.startswith("  class")]
+    assert line.startswith("  class DME is missing in ")
+    assert "its 12 images are 1 group, of the same patient or of identical" in line

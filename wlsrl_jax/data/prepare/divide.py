@@ -259,12 +259,28 @@ def _folds(columns: Sequence[_Column], how: Division) -> list[list[str]]:
     ]
 
 
+def _few_groups(spec: DatasetSpec, images: Sequence[SourceImage], name: str) -> str:
+    """Why a class that has images cannot be in every split, or ""."""
+    label = spec.classes.index(name)
+    found = [image.group for image in images if image.record.label == label]
+    groups = len(set(found))
+    if not found or groups > 2 or groups == len(found):
+        return ""
+    return (
+        f": its {len(found)} images are {groups} {'group' if groups == 1 else 'groups'}, of the "
+        "same patient or of identical or near-identical pictures, which are never divided"
+    )
+
+
 def _check_classes(
     spec: DatasetSpec, images: Sequence[SourceImage], how: Division
 ) -> dict[str, list[str]]:
     labels = [i.record.label for i in images]
     lacking = missing_classes(labels, [i.split for i in images], spec.classes)
-    text = [f"  class {c} is missing in {', '.join(s)}" for c, s in lacking.items()]
+    text = [
+        f"  class {c} is missing in {', '.join(s)}{_few_groups(spec, images, c)}"
+        for c, s in lacking.items()
+    ]
     for k in range(how.columns):
         found = missing_classes(labels, [i.folds[k] for i in images], spec.classes)
         text += [f"  fold {k}: class {c} is missing in {', '.join(s)}" for c, s in found.items()]

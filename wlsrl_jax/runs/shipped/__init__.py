@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from wlsrl_jax.files import Mistake
-
 from pathlib import Path
 
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.packed import is_packed
 
 PREFIX = "pretrained:"
