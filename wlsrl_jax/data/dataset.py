@@ -27,12 +27,15 @@ class Dataset:
         index (dict of image uint8 ``[H, W, C]``, label, id, group) and ``labels()``.
       fingerprint: SHA-256 of the manifest, or of what defines the phantoms.
       is_phantom: whether results on it are a rehearsal only.
-      details: id -> {"patient", "attributes": {column: value}}; empty for phantoms.
+      details: id -> {"patient", "group", "sha256", "attributes": {column: value}}; empty for
+        phantoms.
       has_patient_ids: whether every image names its patient.
       audit: what preparation found; empty for phantoms.
       prepared_size: (height, width) to which its images were resized when it was prepared; None
         for phantoms, which are drawn in the model's size.
       preprocess: steps of ``preprocess.STEPS`` that its images went through before that.
+      looks: perceptual hashes, uint8 ``[N, 16]`` in the order of ``details``; None where there are
+        none.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Dataset:
     audit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prepared_size: tuple[int, int] | None = None
     preprocess: tuple[str, ...] = ()
+    looks: np.ndarray | None = None
 
 
 def load_dataset(data: Any, modality: str) -> Dataset:
@@ -110,6 +114,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         found.audit,
         found.size,
         found.preprocess,
+        found.looks,
     )
 
 

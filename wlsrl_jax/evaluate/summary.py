@@ -94,3 +94,6 @@ def print_results(document: Mapping[str, Any]) -> None:
     for task, reasons in document["undefined"].get(split, {}).items():
         for metric, reason in reasons.items():
             console.print(f"{task} {metric}: {reason}", highlight=False)
+    for found in document.get("provenance", []):
+        line = f"WARNING: {found['text']}" if found["warning"] else found["text"]
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

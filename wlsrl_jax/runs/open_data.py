@@ -46,7 +46,15 @@ def open_split(run: TrainedRun, split: str, data_dir: str = "") -> Any:
     Raises:
       Mistake: also if the split does not exist.
     """
-    dataset = open_dataset(run, data_dir)
+    return split_of(open_dataset(run, data_dir), split)
+
+
+def split_of(dataset: Dataset, split: str) -> Any:
+    """A split of an open data set.
+
+    Raises:
+      Mistake: if it does not exist.
+    """
     if split not in dataset.splits:
         raise Mistake(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
     return dataset.splits[split]
