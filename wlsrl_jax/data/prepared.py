@@ -22,7 +22,7 @@ from wlsrl_jax.files import Mistake
 
 MANIFEST = "manifest.json"
 LOOKS = "perceptual_hashes.npy"
-"""uint8 ``[N, 16]`` in the order of the manifest: 128 bits of each image, see data/audit/look.py."""
+"""uint8 ``[N, 16]`` in the order of the manifest: 128 bits an image, see audit/look.py."""
 VERSION = "1.0.0"
 
 

@@ -14,7 +14,8 @@ from wlsrl_jax.data.images.steps import describe
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, read_json, write_json
-from wlsrl_jax.runs import provenance, shipped as pretrained
+from wlsrl_jax.runs import provenance
+from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh

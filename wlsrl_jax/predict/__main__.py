@@ -114,7 +114,7 @@ def predict_images(
     threads: int | None = None,
     modality_check: str = "refuse",
     calibrated: Mapping[str, float] | None = None,
-    on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
+    on_batch: Callable[[list[Item], np.ndarray, dict[str, np.ndarray]], None] = lambda *_: None,
     report: Callable[[int, str], None] = lambda count, message: None,
 ) -> None:
     """Predicts images and adds their rows, or the reasons why they have none.
@@ -127,7 +127,8 @@ def predict_images(
       threads: that read; the number of processors by default.
       modality_check: "refuse" pictures that look like the other modality, "warn", or "off".
       calibrated: task -> temperature, or None for raw probabilities.
-      on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
+      on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, filled up, and task -> the
+        class that its rows will show, ``[B]``, before they are added.
       report: gets (images dealt with, a message or "").
     """
     spec, predict = input_spec(run), run.predictor()
@@ -139,11 +140,12 @@ def predict_images(
         images = np.stack([image for _, image in ready])
         filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
         output = predict(jnp.asarray(filled))
-        rows = []
+        rows, shown = [], {}
         for task in run.tasks:
+            shown[task.name] = np.asarray(output[task.name]).argmax(axis=1)
             p = np.asarray(output[task.name])[: len(images)]
             rows.append(scale(p, calibrated[task.name]) if calibrated else p)
-        on_batch([item for item, _ in ready], filled)
+        on_batch([item for item, _ in ready], filled, shown)
         file.add([item.name for item, _ in ready], np.concatenate(rows, axis=1).tolist())
         report(len(ready), "")
         ready.clear()
@@ -175,9 +177,9 @@ def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[
     variables = jax.device_put(run.variables)
     stems = collections.Counter(_stem(item) for item in items)
 
-    def write(items: list[Item], images: np.ndarray) -> None:
+    def write(items: list[Item], images: np.ndarray, shown: dict[str, np.ndarray]) -> None:
         for task in run.tasks:
-            heat = grad_cam(run.model, variables, images, task.name)["fused"]
+            heat = grad_cam(run.model, variables, images, task.name, shown[task.name])["fused"]
             for item, image, h in zip(items, images, heat, strict=False):
                 drawn = overlay(upscale(image), np.clip(upscale(h), 0, 1))
                 stem = _stem(item)

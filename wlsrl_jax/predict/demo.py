@@ -79,7 +79,8 @@ def make_analysis(run: TrainedRun) -> Callable[[Path, int], Answer]:
         for task in run.tasks:
             values = np.asarray(output[task.name])[0].tolist()
             probabilities[task.name] = dict(zip(task.classes, values, strict=True))
-            heat = grad_cam(run.model, run.variables, image, task.name)["fused"][0]
+            shown = np.asarray([np.argmax(values)])
+            heat = grad_cam(run.model, run.variables, image, task.name, shown)["fused"][0]
             maps[task.name] = overlay(upscale(found.image), np.clip(upscale(heat), 0.0, 1.0))
         warning = f"Warning: this image {found.warning}." if found.warning else ""
         return Answer(probabilities, maps, warning, frames)

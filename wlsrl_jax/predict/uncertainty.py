@@ -34,7 +34,7 @@ from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
 from wlsrl_jax.tasks import MISSING, task_labels
 from wlsrl_jax.train.log import PHANTOM_NOTE
-from wlsrl_jax.train.step import normalize
+from wlsrl_jax.train.step import make_predict_step
 
 METHODS = ("single", "tta", "dropout", "ensemble")
 BATCH = 64
@@ -88,6 +88,7 @@ def monte_carlo_dropout(run: TrainedRun, count: int, seed: int = 0) -> Members:
             f"--method=dropout: {run.workdir} was trained without dropout (config.model.dropout)."
         )
     variables = jax.device_put(run.variables)
+    step = make_predict_step(run.model, mirror=run.config.eval.mirror)
 
     @jax.jit
     def predict(images: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
@@ -98,8 +99,7 @@ def monte_carlo_dropout(run: TrainedRun, count: int, seed: int = 0) -> Members:
             return jnp.where(kept, args[0] / (1.0 - rate), 0.0)
 
         with nn.intercept_methods(drop):
-            logits: Any = run.model.apply(variables, normalize(images), train=False)
-        return {task: jax.nn.softmax(z.astype(jnp.float32)) for task, z in logits.items()}
+            return step(variables, images)  # a member is one network, which sees both sides
 
     def members(images: np.ndarray, first: int) -> list[dict[str, jax.Array]]:
         start = jax.random.fold_in(jax.random.key(seed), first)
