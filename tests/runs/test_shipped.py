@@ -18,7 +18,7 @@ from tests.predict.test_predict import rows_of, write_phantoms
 from tests.tiny import load_config, read_predictions, run, tiny_config
 from wlsrl_jax.predict import demo, __main__ as predict, uncertainty
 from wlsrl_jax.export import __main__ as export
-from wlsrl_jax.runs import packed, shipped as pretrained
+from wlsrl_jax.runs import packed, provenance, shipped as pretrained
 from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.data.dataset import is_same_data, load_dataset
 from wlsrl_jax.evaluate.predict_split import evaluate_predictions
@@ -101,6 +101,21 @@ def test_its_data_are_known_again(shipped, octdl):
     swapped = {**dataset.splits, "train": dataset.splits["test"], "test": dataset.splits["train"]}
     assert not is_same_data(other, dataclasses.replace(dataset, splits=swapped))
     assert not is_same_data({**other, "division": ""}, dataset)
+
+
+def test_fine_tuning_it_where_its_training_images_are_tested_is_refused(shipped, octdl):
+    data = shipped.config.copy_and_resolve_references().data
+    data.data_dir = octdl
+    dataset = load_dataset(data, "oct")
+    seen, asked = provenance.ask_init_from("pretrained:octdl", dataset, "refuse")
+    assert seen.patients == provenance.of_dataset("", dataset).patients  # its very preparation
+    assert not any(found["warning"] for found in asked)  # the same division tests nothing it saw
+    splits = {**dataset.splits, "test": dataset.splits["train"], "train": dataset.splits["test"]}
+    other = dataclasses.replace(dataset, splits=splits)
+    with pytest.raises(ValueError, match="1175 among the images that pretrained:octdl was trained"):
+        provenance.ask_init_from("pretrained:octdl", other, "refuse")
+    _, asked = provenance.ask_init_from("pretrained:octdl", other, "warn")
+    assert [found["leak"] for found in asked] == [False, True]
 
 
 def test_evaluation_writes_nothing_into_the_package(shipped, octdl, tmp_path, monkeypatch):
@@ -241,7 +256,7 @@ def test_fine_tuning_starts_from_packed_weights(packed_run, tmp_path, capsys):
 
 def test_the_shipped_files():
     files = sorted(p.name for p in SHIPPED.iterdir())
-    assert files == sorted([*packed.DOCUMENTS, "MODEL_CARD.md", MARK, WEIGHTS])
+    assert files == sorted([*packed.DOCUMENTS, "MODEL_CARD.md", MARK, WEIGHTS, provenance.NAME])
     assert sum(p.stat().st_size for p in SHIPPED.iterdir()) < 8e6
     assert ship.TEST_SPLIT.stat().st_size < 40e3
     check_folder(SHIPPED, set())
