@@ -250,6 +250,8 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: _Source | None) -
         iterator.set_state({"next_index": restored.global_batches})
         history = checkpoint.read_history(workdir, step)
         processes.say(f"going on from step {step} of {run.total_steps}")
+        with processes.agreed():
+            _describe_run(run, workdir, None)
     predict = jax.jit(steps.make_predict_step(run.model, mirror=config.eval.mirror))
     example_ids.forget_after(workdir, step)
     eval_every = run.every(config.eval.every_epochs)
@@ -310,8 +312,9 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: _Source | None) -
             if step == began + 1:
                 jax.block_until_ready(metrics)
                 _mean([done], config.on_nan, manager)  # not finite: nothing is written
-                with processes.agreed():
-                    _describe_run(run, workdir, source)
+                if restored is None:
+                    with processes.agreed():
+                        _describe_run(run, workdir, source)
                 run_log.first_step_done(step)
                 window_start = time.monotonic()
             if config.log_example_ids:
