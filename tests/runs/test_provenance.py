@@ -276,7 +276,7 @@ def test_a_run_without_a_record_is_known_by_its_data(data, fold, tmp_path):
     assert again.patients and not again.unverified
 
 
-READS_A_RUN = {"load_trained", "read_weights", "collect", "read_predictions"}
+READS_A_RUN = {"load_trained", "read_weights", "collect", "read_predictions", "read_record"}
 ONE_RUN_ALONE = {
     "predict/__main__.py": "a run and image files, no set",
     "predict/demo.py": "a run and one image",
@@ -289,6 +289,7 @@ ONE_RUN_ALONE = {
     "data/prepare/__main__.py": "collects images, not a run",
     "data/audit/__main__.py": "collects images, not a run",
     "experiments/ablate/record.py": "a finished cell, by the files of its workdir",
+    "experiments/ablate/analysis.py": "records without hashes; ensembled compares their divisions",
     "experiments/benchmarks/export.py": "a run and noise",
     "experiments/ship.py": "the shipped model and its own preparation, which open_dataset checks",
 }
