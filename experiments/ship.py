@@ -3,9 +3,9 @@
     python experiments/ship.py --workdir=RUN --data_dir=DIR [--note=TEXT]
 
 writes ``wlsrl_jax/runs/shipped/octdl/`` and, in ``tests/runs/shipped/``, what it answers to eight
-phantoms and to the test split. With ``--hashes_only`` it only writes what the model was trained on
-(``trained_on.json``) and the card of the one that is there. Ids are hashed; OCTDL is CC BY 4.0 (Kulyabin et al., Scientific
-Data 11:365, 2024, doi 10.1038/s41597-024-03182-7).
+phantoms and to the test split. With ``--hashes_only`` it only writes what the model that is there
+was trained on (``trained_on.json``), and its card. Ids are hashed; OCTDL is CC BY 4.0 (Kulyabin et
+al., Scientific Data 11:365, 2024, doi 10.1038/s41597-024-03182-7).
 """
 
 from __future__ import annotations

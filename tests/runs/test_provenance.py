@@ -89,6 +89,19 @@ def test_near_identical_is_within_a_number_of_bits(modality):
     assert not found.leak and found.suspect  # alike is not proven to be the same
 
 
+@pytest.mark.parametrize("distance", [0, 1, 8])
+def test_looking_for_equal_parts_first_misses_no_pair(distance, monkeypatch):
+    monkeypatch.setattr(provenance, "_BLOCK", 50)
+    rng = np.random.default_rng(distance)
+    bits = rng.random((120, 128)) < 0.08  # so few are set that many pairs are close
+    mine, theirs = np.packbits(bits[:60], axis=1), np.packbits(bits[60:], axis=1)
+    theirs[:5] = mine[:5]
+    apart = (np.unpackbits(mine, axis=1)[:, None] != np.unpackbits(theirs, axis=1)).sum(-1)
+    expected = (apart <= distance).any(axis=1)
+    assert 5 <= expected.sum() < 60
+    np.testing.assert_array_equal(provenance._near(mine, theirs, distance), expected)
+
+
 def test_the_rule_for_hashes_alone_is_the_audits_or_stricter():
     from wlsrl_jax.data.audit.near_duplicates import RULES
 

@@ -152,6 +152,8 @@ class Overlap:
             said += f" ({self.patients} of {len(set(self.tested.groups))} patients or groups)"
         else:
             said += f"none is known to be among those that {name} was trained on"
+        if self.near_identical is None and any(self.tested.images):
+            said += "; near-identical ones were not looked for, for want of perceptual hashes"
         if not self.verified:
             sources = " and ".join(self.trained.unverified)
             said += f"; what {sources} was trained on is not recorded, so this cannot be verified"
@@ -223,15 +225,28 @@ def _all(patients: Iterable[Mapping[str, Sequence[str]]], *names: str) -> frozen
 
 
 def _near(mine: np.ndarray, theirs: np.ndarray, distance: int) -> np.ndarray:
-    """Whether each of ``[N, 16]`` is within a number of bits of one of ``[M, 16]``."""
+    """Whether each of ``[N, 16]`` is within a number of bits of one of ``[M, 16]``.
+
+    Of ``distance + 1`` parts of the bits one at least is equal in such a pair, so that only pairs
+    with an equal part are compared.
+    """
     theirs = np.unique(theirs, axis=0)
     a, b = (np.ascontiguousarray(x).view(np.uint64) for x in (mine, theirs))
+    a_bits, b_bits = (np.unpackbits(x, axis=1).astype(np.uint64) for x in (mine, theirs))
     found = np.zeros(len(a), bool)
-    rows = max(1, _BLOCK // max(1, len(b)))
-    for start in range(0, len(a), rows):
-        part = a[start : start + rows]
-        bits = sum(np.bitwise_count(part[:, None, k] ^ b[None, :, k]) for k in range(2))
-        found[start : start + rows] = (bits <= distance).any(axis=1)
+    for part in np.array_split(np.arange(128), distance + 1):
+        powers = np.uint64(1) << np.arange(len(part), dtype=np.uint64)
+        keys, others = a_bits[:, part] @ powers, b_bits[:, part] @ powers
+        order = np.argsort(others, kind="stable")
+        first, last = (np.searchsorted(others[order], keys, side) for side in ("left", "right"))
+        left = np.flatnonzero(~found & (last > first))
+        block = np.cumsum((last - first)[left]) // _BLOCK
+        for rows in np.split(left, np.flatnonzero(np.diff(block)) + 1):
+            counts = (last - first)[rows]
+            inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            i, j = np.repeat(rows, counts), order[np.repeat(first[rows], counts) + inside]
+            bits = np.bitwise_count(a[i] ^ b[j]).sum(axis=1)
+            found[i[bits <= distance]] = True
     return found
 
 
@@ -335,26 +350,24 @@ def trained_on(workdir: str | Path, data_dir: str = "") -> TrainedOn:
       Its record; with the run itself among the ``unverified`` if nothing is left that says.
 
     Raises:
-      Mistake: if the record is damaged, naming it.
+      Mistake: if the record, the config or the description of the data is damaged, naming it.
     """
     folder, name = shipped.resolve(workdir), name_of(workdir)
     if (folder / NAME).exists():
         return _read(folder, name)
-    unknown = TrainedOn(name, (), (name,))
-    try:
-        config = ConfigDict(completed(read_json(folder / "config.json")))
-        saved = read_json(folder / "data.json")
-        if data_dir:
-            config.data.data_dir = data_dir
-        dataset = load_dataset(config.data, saved["modality"])
-        if not is_same_data(saved, dataset):
-            return unknown
-    except (Mistake, OSError, KeyError):
-        return unknown
-    found = of_dataset(name, dataset)
-    if not config.init_from:
-        return found
-    return dataclasses.replace(found, unverified=(Path(config.init_from).name,))
+    config = ConfigDict(completed(read_json(folder / "config.json")))
+    saved = read_json(folder / "data.json")
+    for place in dict.fromkeys((data_dir or config.data.data_dir, config.data.data_dir)):
+        config.data.data_dir = place
+        try:
+            dataset = load_dataset(config.data, saved["modality"])
+        except (Mistake, OSError):
+            continue
+        if is_same_data(saved, dataset):
+            found = of_dataset(name, dataset)
+            before = (Path(config.init_from).name,) if config.init_from else ()
+            return dataclasses.replace(found, unverified=before)
+    return TrainedOn(name, (), (name,))
 
 
 def _read(folder: Path, name: str) -> TrainedOn:
