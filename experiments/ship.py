@@ -3,8 +3,9 @@
     python experiments/ship.py --workdir=RUN --data_dir=DIR [--note=TEXT]
 
 writes ``wlsrl_jax/runs/shipped/octdl/`` and, in ``tests/runs/shipped/``, what it answers to eight
-phantoms and to the test split. Ids are hashed; OCTDL is CC BY 4.0 (Kulyabin et al., Scientific
-Data 11:365, 2024, doi 10.1038/s41597-024-03182-7).
+phantoms and to the test split. With ``--hashes_only`` it only writes what the model that is there
+was trained on (``trained_on.json``), and its card. Ids are hashed; OCTDL is CC BY 4.0 (Kulyabin et
+al., Scientific Data 11:365, 2024, doi 10.1038/s41597-024-03182-7).
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from wlsrl_jax.data.dataset import load_dataset
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.export.pack import pack
-from wlsrl_jax.files import write_json, write_whole
+from wlsrl_jax.files import Mistake, write_json, write_whole
+from wlsrl_jax.report.model_card import NAME as CARD
+from wlsrl_jax.report.model_card import model_card
+from wlsrl_jax.runs import packed, provenance
 from wlsrl_jax.runs.input import input_spec, to_input
 from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open_data import open_dataset
 from wlsrl_jax.runtime.mesh import make_mesh
 from wlsrl_jax.train.step import make_predict_step
 
@@ -107,15 +112,39 @@ def _phantom_document(run: TrainedRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def write_hashes(data_dir: str) -> None:
+    """Writes what the shipped model was trained on, and its card, from its very preparation.
+
+    Args:
+      data_dir: of prepared data.
+
+    Raises:
+      Mistake: if they were divided otherwise.
+    """
+    dataset = open_dataset(load_trained(MODEL), data_dir)
+    seen = provenance.of_dataset(provenance.name_of(MODEL), dataset)
+    note = packed.read_mark(MODEL)["note"]
+    write_json(MODEL / provenance.NAME, provenance.content(seen))
+    packed.write_mark(MODEL, note)  # the card is made from the packed run
+    write_whole(MODEL / CARD, model_card(MODEL, data_dir).encode())
+    packed.write_mark(MODEL, note)
+
+
 def _main(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python experiments/ship.py", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run on OCTDL")
+    parser.add_argument("--workdir", type=Path, help="of a finished run on OCTDL")
     parser.add_argument("--data_dir", required=True, help="of the prepared data")
     parser.add_argument("--note", default="", help="a sentence that is told where it is used")
+    parser.add_argument("--hashes_only", action="store_true", help="of the model that is there")
     args = parser.parse_args(argv)
+    if args.hashes_only == bool(args.workdir):
+        raise Mistake("give either --workdir=RUN or --hashes_only.")
+    if args.hashes_only:
+        write_hashes(args.data_dir)
+        return
     if jax.default_backend() != "cpu":
         raise ValueError("the numbers for the tests are those of a CPU: set JAX_PLATFORMS=cpu.")
-    pack(args.workdir, MODEL, note=args.note)
+    pack(args.workdir, MODEL, note=args.note, data_dir=args.data_dir)
     run = load_trained(MODEL)
     PHANTOMS.parent.mkdir(exist_ok=True)
     write_json(PHANTOMS, _phantom_document(run))

@@ -27,6 +27,10 @@ def ensembled(records: Sequence[Record]) -> list[Record]:
 
     Returns:
       A record a fold that has two seeds or more.
+
+    Raises:
+      ValueError: if members of a fold are of several preparations or test sets, so that one may
+        have been trained on what another tests.
     """
     by_fold: dict[Any, list[Record]] = {}
     for record in records:
@@ -36,6 +40,13 @@ def ensembled(records: Sequence[Record]) -> list[Record]:
 
 def _mean(parts: Sequence[Record]) -> Record:
     first = parts[0]
+    for part in parts[1:]:
+        same = part.document.get("data_fingerprint") == first.document.get("data_fingerprint")
+        if not (same and np.array_equal(part.ids, first.ids)):
+            raise ValueError(
+                f"records {first.name} and {part.name} are of two divisions of the data, so that "
+                "one may have been trained on images that the other tests; they are no ensemble."
+            )
     return dataclasses.replace(
         first,
         name=f"{first.name}-{SEED}",

@@ -126,6 +126,7 @@ def write_record(
             "validation": metrics["validation"],
             "test": metrics["test"],
             "undefined": metrics["undefined"],
+            **({"provenance": metrics["provenance"]} if "provenance" in metrics else {}),
             "predictions_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
         },
     )

@@ -1,5 +1,7 @@
 """An ensemble averages the probabilities of a condition's seeds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
@@ -19,6 +21,17 @@ def test_mean_of_the_seeds_of_each_fold():
         expected = sum(p.probabilities[t.name] for p in parts[:3]) / 3
         np.testing.assert_allclose(both[0].probabilities[t.name], expected, rtol=1e-6)
     assert ensembled(parts[3:4]) == []
+
+
+def test_members_of_two_divisions_are_no_ensemble():
+    first, second = (make_record("a", 0, seed) for seed in (0, 1))
+    other = dataclasses.replace(second, ids=second.ids + 1)
+    prepared_anew = dataclasses.replace(
+        second, document={**second.document, "data_fingerprint": "another"}
+    )
+    for wrong in (other, prepared_anew):
+        with pytest.raises(ValueError, match="are of two divisions of the data"):
+            ensembled([first, wrong])
 
 
 @pytest.mark.parametrize("pool", [False, True])

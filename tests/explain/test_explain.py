@@ -39,16 +39,16 @@ def network(seed=0, **fields):
 @pytest.mark.parametrize("method", ["layer_cam", "grad_cam"])
 def test_maps_of_every_stream(streams, method):
     model, variables, images = network(streams=streams)
-    maps = grad_cam(model, variables, images, "TO1", method=method)
+    logits = model.apply(variables, normalize(jnp.asarray(images)), train=False)["TO1"]
+    chosen = np.asarray(logits.argmax(1))
+    maps = grad_cam(model, variables, images, "TO1", chosen, method=method)
     assert set(maps) == {*stream_names(model), "fused"}
     for heat in maps.values():
         assert heat.shape == (3, 24, 32) and heat.dtype == np.float32
         assert heat.min() >= 0 and heat.max() <= 1
     if streams != "dual":
         np.testing.assert_array_equal(maps["fused"], maps[streams])
-    # An image's map does not depend on its neighbours, and the predicted class is the default.
-    logits = model.apply(variables, normalize(jnp.asarray(images)), train=False)["TO1"]
-    chosen = np.asarray(logits.argmax(1))
+    # An image's map does not depend on its neighbours.
     alone = grad_cam(model, variables, images[1:2], "TO1", chosen[1:2], method=method)
     np.testing.assert_allclose(alone["fused"][0], maps["fused"][1], atol=1e-5)
 
@@ -95,12 +95,13 @@ def test_integrated_gradients_are_complete(seed, black):
     """The attributions add up to the change of the logit from the baseline."""
     model, variables, images = network(seed)
     baseline = np.zeros((1, 1, 1, 1)) if black else None
+    classes = np.asarray([0, 3, 1])
     found, error = integrated_gradients(
-        model, variables, images, "TO1", baseline=baseline, steps=128
+        model, variables, images, "TO1", classes, baseline=baseline, steps=128
     )
     assert found.shape == images.shape
     assert (np.abs(error) < 0.02 + 0.02 * np.abs(found).sum(axis=(1, 2, 3))).all()
-    same, _ = integrated_gradients(model, variables, images, "TO1", baseline=images)
+    same, _ = integrated_gradients(model, variables, images, "TO1", classes, baseline=images)
     assert not same.any()
     heat = to_heat(found)
     assert heat.min() >= 0 and heat.max() <= 1
@@ -110,16 +111,17 @@ def test_deletion_and_insertion_of_a_network_that_looks_at_one_place():
     """A map of that place beats a random map, and its opposite does worst."""
     model, variables, images = network(3)
     # Train nothing: take the attribution of the network itself as what it looks at.
-    attributions, _ = integrated_gradients(model, variables, images, "TO2")
+    logits = model.apply(variables, normalize(jnp.asarray(images)), train=False)["TO2"]
+    classes = np.asarray(logits.argmax(1))
+    attributions, _ = integrated_gradients(model, variables, images, "TO2", classes)
     good = to_heat(attributions)
     scores = {
-        name: deletion_insertion(model, variables, images, heat, "TO2")
+        name: deletion_insertion(model, variables, images, heat, "TO2", classes)
         for name, heat in (("good", good), ("bad", -good), ("random", random_maps(3, 24, 32)))
     }
     assert scores["good"]["insertion"].mean() > scores["bad"]["insertion"].mean()
     assert scores["good"]["deletion"].mean() < scores["bad"]["deletion"].mean()
     curve = scores["good"]["deletion_curve"]
-    logits = model.apply(variables, normalize(jnp.asarray(images)), train=False)["TO2"]
     np.testing.assert_allclose(curve[:, 0], jax.nn.softmax(logits).max(1), atol=1e-5)
     for name in scores:  # all deleted is all deleted, all inserted is the image
         np.testing.assert_allclose(scores[name]["deletion_curve"][:, -1], curve[:, -1], atol=1e-5)
@@ -131,17 +133,18 @@ def test_deletion_and_insertion_of_a_network_that_looks_at_one_place():
 def test_wrong_arguments_are_named():
     model, variables, images = network()
     for arguments, message in (
-        ((images, "TF9"), "task='TF9'"),
-        ((images.astype(np.float32), "TO1"), "must be uint8"),
+        ((images, "TF9", np.zeros(3, int)), "task='TF9'"),
+        ((images.astype(np.float32), "TO1", np.zeros(3, int)), "must be uint8"),
         ((images, "TO1", np.array([0, 1])), "classes must be 3 integers"),
         ((images, "TO1", np.array([0, 1, 4])), "has 0..3"),
+        ((images, "TO1", np.array([0, 1, -1])), "has 0..3"),
     ):
         with pytest.raises(ValueError, match=message):
             grad_cam(model, variables, *arguments)
     with pytest.raises(ValueError, match="method="):
-        grad_cam(model, variables, images, "TO1", method="scorecam")
+        grad_cam(model, variables, images, "TO1", np.zeros(3, int), method="scorecam")
     with pytest.raises(ValueError, match="does not fit"):
-        deletion_insertion(model, variables, images, np.zeros((3, 4, 4)), "TO1")
+        deletion_insertion(model, variables, images, np.zeros((3, 4, 4)), "TO1", [0, 0, 0])
 
 
 def test_overlay_leaves_alone_what_the_map_leaves_out():

@@ -219,7 +219,7 @@ def test_maps(method):
     model, x = network(conv_implementation="xla"), images((3, 48, 64, 1))
     variables = started(model, x)
     pixels = np.random.default_rng(0).integers(0, 256, x.shape, dtype=np.uint8)
-    maps = grad_cam(model, variables, pixels, "TO1", method=method)
+    maps = grad_cam(model, variables, pixels, "TO1", np.asarray([0, 1, 2]), method=method)
     assert set(maps) == {"resnet18", "fused"} == {*stream_names(model), "fused"}
     np.testing.assert_array_equal(maps["fused"], maps["resnet18"])
     assert maps["fused"].shape == (3, 48, 64)

@@ -27,7 +27,7 @@ from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.predict import demo, uncertainty
 from wlsrl_jax.report import build, model_card
 from wlsrl_jax.report.collect import collect
-from wlsrl_jax.runs import packed
+from wlsrl_jax.runs import packed, provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import introduction, load_trained
 from wlsrl_jax.runs.packed import MARK, WEIGHTS
@@ -103,6 +103,21 @@ def test_its_data_are_known_again(shipped, octdl):
     swapped = {**dataset.splits, "train": dataset.splits["test"], "test": dataset.splits["train"]}
     assert not is_same_data(other, dataclasses.replace(dataset, splits=swapped))
     assert not is_same_data({**other, "division": ""}, dataset)
+
+
+def test_fine_tuning_it_where_its_training_images_are_tested_is_refused(shipped, octdl):
+    data = shipped.config.copy_and_resolve_references().data
+    data.data_dir = octdl
+    dataset = load_dataset(data, "oct")
+    seen, asked = provenance.ask_init_from("pretrained:octdl", dataset, "refuse")
+    assert seen.patients == provenance.of_dataset("", dataset).patients  # its very preparation
+    assert not any(found["warning"] for found in asked)  # the same division tests nothing it saw
+    splits = {**dataset.splits, "test": dataset.splits["train"], "train": dataset.splits["test"]}
+    other = dataclasses.replace(dataset, splits=splits)
+    with pytest.raises(ValueError, match="1175 among the images that pretrained:octdl was trained"):
+        provenance.ask_init_from("pretrained:octdl", other, "refuse")
+    _, asked = provenance.ask_init_from("pretrained:octdl", other, "warn")
+    assert [found["leak"] for found in asked] == [False, True]
 
 
 def test_evaluation_writes_nothing_into_the_package(shipped, octdl, tmp_path, monkeypatch):
@@ -243,7 +258,7 @@ def test_fine_tuning_starts_from_packed_weights(packed_run, tmp_path, capsys):
 
 def test_the_shipped_files():
     files = sorted(p.name for p in SHIPPED.iterdir())
-    assert files == sorted([*packed.DOCUMENTS, "MODEL_CARD.md", MARK, WEIGHTS])
+    assert files == sorted([*packed.DOCUMENTS, "MODEL_CARD.md", MARK, WEIGHTS, provenance.NAME])
     assert sum(p.stat().st_size for p in SHIPPED.iterdir()) < 8e6
     assert ship.TEST_SPLIT.stat().st_size < 40e3
     check_folder(SHIPPED, set())

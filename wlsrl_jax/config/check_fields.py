@@ -56,6 +56,8 @@ def check_fields(config: Any) -> None:
     ]
     if config.on_nan not in ("stop", "skip"):
         wrong.append(f"config.on_nan={config.on_nan!r} must be stop or skip")
+    if config.on_leak not in ("refuse", "warn"):
+        wrong.append(f"config.on_leak={config.on_leak!r} must be refuse or warn")
     if config.data.sampling not in POWERS:
         wrong.append(
             f"config.data.sampling={config.data.sampling!r} must be one of {', '.join(POWERS)}"

@@ -51,6 +51,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.require_accelerator = False  # True: running on CPU is an error
     c.allow_missing_classes = False  # True: train although a class has no example
     c.init_from = ""  # workdir whose weights to start from, or "pretrained:octdl"
+    c.on_leak = "refuse"  # weights of init_from that saw images tested here, or "warn": record it
     c.on_nan = "stop"  # at a loss that is not finite, or "skip": leave such steps out
     c.log_every = 10  # steps
     c.report = True  # make report.html at the end

@@ -27,7 +27,8 @@ class Dataset:
         index (dict of image uint8 ``[H, W, C]``, label, id, group) and ``labels()``.
       fingerprint: SHA-256 of the manifest, or of what defines the phantoms.
       is_phantom: whether results on it are a rehearsal only.
-      details: id -> {"patient", "attributes": {column: value}}; empty for phantoms.
+      details: id -> {"patient", "group", "sha256", "attributes": {column: value}}; empty for
+        phantoms.
       has_patient_ids: whether every image names its patient.
       audit: what preparation found; empty for phantoms.
       prepared_size: (height, width) to which its images were resized when it was prepared; None
@@ -35,6 +36,8 @@ class Dataset:
       preprocess: steps of ``preprocess.STEPS`` that its images went through before that.
       pixel_bits: range of its wide pixels, as ``--pixel_bits``; "" where there were none of which
         the file does not say it.
+      looks: perceptual hashes, uint8 ``[N, 16]`` in the order of ``details``; None where there are
+        none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Dataset:
     prepared_size: tuple[int, int] | None = None
     preprocess: tuple[str, ...] = ()
     pixel_bits: str = ""
+    looks: np.ndarray | None = None
 
 
 def load_dataset(data: Any, modality: str) -> Dataset:
@@ -114,6 +118,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         found.size,
         found.preprocess,
         found.pixel_bits,
+        found.looks,
     )
 
 

@@ -21,6 +21,8 @@ from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import Mistake
 
 MANIFEST = "manifest.json"
+LOOKS = "perceptual_hashes.npy"
+"""uint8 ``[N, 16]`` in the order of the manifest: 128 bits an image, see audit/look.py."""
 VERSION = "1.0.0"
 
 
@@ -158,6 +160,7 @@ class PreparedDataset:
     size: tuple[int, int]
     preprocess: tuple[str, ...]
     pixel_bits: str
+    looks: np.ndarray | None
 
 
 def prepared_names(data_dir: str | None) -> list[str]:
@@ -248,7 +251,12 @@ def load_prepared(
         if found
     }
     details = {
-        image["id"]: {"patient": image["patient"], "attributes": image.get("attributes", {})}
+        image["id"]: {
+            "patient": image["patient"],
+            "group": image["group"],
+            "sha256": image["sha256"],
+            "attributes": image.get("attributes", {}),
+        }
         for image in manifest["images"]
     }
     return PreparedDataset(
@@ -263,7 +271,26 @@ def load_prepared(
         (height, width),
         steps,
         pixel_bits,
+        _read_looks(directory, len(images)),
     )
+
+
+def _read_looks(directory: Path, count: int) -> np.ndarray | None:
+    """The perceptual hashes, or None of a preparation by a version that kept none.
+
+    Raises:
+      Mistake: if they are damaged.
+    """
+    path = directory / LOOKS
+    if not path.is_file():
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise Mistake(f"{path} is damaged ({error}); prepare it again with --overwrite.") from None
+    if found.dtype != np.uint8 or found.shape != (count, 16):
+        raise Mistake(f"{path} is not of this manifest; prepare it again with --overwrite.")
+    return found
 
 
 def _places(written: Sequence[str]) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from wlsrl_jax.data.names import class_key, known_by, split_quoted, unquoted
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, read_json, write_json
+from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime import environment, processes
@@ -133,14 +134,20 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         data.fold = own.data.fold if name == saved["dataset"] else -1  # folds are of one set
     dataset = load_dataset(data, own.modality)
     _check_steps(workdir, saved.get("preprocess", ()), dataset)
-    if name == saved["dataset"] and not is_same_data(saved, dataset):
-        raise Mistake(
-            f"{name} has been prepared anew since {workdir} was trained, so its test images may "
-            "have been trained on. Restore that preparation, or train again."
-        )
     split = config.eval.split
     if split not in dataset.splits:
         raise Mistake(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
+    same = name == saved["dataset"] and is_same_data(saved, dataset)
+    found = provenance.overlap(
+        provenance.trained_on(workdir, data.data_dir),
+        provenance.tested_on(dataset, split),
+        chosen_counts=not (same and split == "validation"),  # its own: that is what it is for
+    )
+    if name == saved["dataset"] and not same:
+        raise Mistake(
+            f"{name} has been prepared anew since {workdir} was trained: {found.text} Restore that "
+            "preparation, or train again."
+        )
     tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
     ours = known_by(saved["classes"])
     alike = [
@@ -173,6 +180,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         task_weights=own.task_weights,
         selected=read_json(workdir / "metrics.json")["selected"],
     )
+    document["provenance"] = [found.document(ids=True)]
     if not processes.is_primary():
         return document
     output = pretrained.results_dir(workdir) / f"evaluation-{name}-{split}"

@@ -99,3 +99,6 @@ def print_results(document: Mapping[str, Any]) -> None:
             if "head" in undefined and metric != "head":
                 continue
             console.print(f"{task} {metric}: {reason}", highlight=False)
+    for found in document.get("provenance", []):
+        line = f"WARNING: {found['text']}" if found["warning"] else found["text"]
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -29,9 +29,10 @@ from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion,
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
-from wlsrl_jax.runs.open_data import open_split
+from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
@@ -40,14 +41,16 @@ REFERENCES = ("random", "centred_gaussian")
 
 
 def explain_batch(
-    run: TrainedRun, images: np.ndarray, task: str, *, method: str = METHODS[0], first: int = 0
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]], np.ndarray]:
-    """Maps of the predicted class and their scores.
+    run: TrainedRun, images: np.ndarray, task: str, classes: np.ndarray, *,
+    method: str = METHODS[0], first: int = 0,
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]], np.ndarray]:  # fmt: skip
+    """Maps of a class and their scores.
 
     Args:
       run: the run.
       images: uint8 ``[B, H, W, C]`` of the model's input size.
       task: whose head.
+      classes: ``[B]`` index of the class of each image, the one that is shown.
       method: of ``grad_cam``.
       first: number of the first image, the seed of its random map.
 
@@ -55,8 +58,8 @@ def explain_batch(
       (map name -> ``[B, H, W]``, map or reference -> "deletion" and "insertion" -> ``[B]``,
       completeness error of the integrated gradients ``[B]``).
     """
-    maps = grad_cam(run.model, run.variables, images, task, method=method)
-    attributions, error = integrated_gradients(run.model, run.variables, images, task)
+    maps = grad_cam(run.model, run.variables, images, task, classes, method=method)
+    attributions, error = integrated_gradients(run.model, run.variables, images, task, classes)
     maps["integrated_gradients"] = to_heat(attributions)
     count, height, width = images.shape[:3]
     references = {
@@ -66,7 +69,9 @@ def explain_batch(
     scores = {
         name: {
             k: v
-            for k, v in deletion_insertion(run.model, run.variables, images, heat, task).items()
+            for k, v in deletion_insertion(
+                run.model, run.variables, images, heat, task, classes
+            ).items()
             if not k.endswith("curve")
         }
         for name, heat in {**maps, **references}.items()
@@ -117,14 +122,22 @@ def read_images(
     return found
 
 
-def _from_split(run: TrainedRun, args: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
-    source = open_split(run, args.split, args.data_dir)
+def _from_split(
+    run: TrainedRun, args: argparse.Namespace
+) -> tuple[list[tuple[str, np.ndarray]], provenance.Overlap]:
+    dataset = open_dataset(run, args.data_dir)
+    source = split_of(dataset, args.split)
     height, width, _ = run.image_shape
     found = []
     for index in range(min(args.limit, len(source))):
         example = source[index]
         found.append((example["id"], resize(example["image"], height, width)))
-    return found
+    asked = provenance.overlap(
+        provenance.trained_on(run.workdir, args.data_dir),
+        provenance.tested_on(dataset, args.split, [name for name, _ in found]),
+        chosen_counts=args.split == "test",
+    )
+    return found, asked
 
 
 def _write(path: Path, image: np.ndarray) -> None:
@@ -139,6 +152,7 @@ def explain(
     *,
     method: str = METHODS[0],
     alpha: float = 0.45,
+    asked: Sequence[provenance.Overlap] = (),
 ) -> dict[str, Any]:
     """Writes the overlays of every image and task, and ``faithfulness.json``.
 
@@ -148,6 +162,7 @@ def explain(
       output: folder; files are ``NUMBER-NAME.png`` and ``NUMBER-NAME.TASK.MAP.png``.
       method: of ``grad_cam``.
       alpha: opacity of the overlays.
+      asked: whether the images were trained on, where that is known.
 
     Returns:
       The content of ``faithfulness.json``.
@@ -167,8 +182,11 @@ def explain(
             _write(output / f"{stem}.png", upscale(image))
         probabilities = predict(jnp.asarray(images))
         for task in run.tasks:
-            maps, scores, error = explain_batch(run, images, task.name, method=method, first=start)
             chances = np.asarray(probabilities[task.name])
+            shown = chances.argmax(axis=1)
+            maps, scores, error = explain_batch(
+                run, images, task.name, shown, method=method, first=start
+            )
             for i, stem in enumerate(stems):
                 for name, heat in maps.items():
                     drawn = overlay(upscale(images[i]), np.clip(upscale(heat[i]), 0, 1), alpha)
@@ -177,7 +195,7 @@ def explain(
                     {
                         "image": stem,
                         "task": task.name,
-                        "class": task.classes[chances[i].argmax()],
+                        "class": task.classes[shown[i]],
                         "probability": float(chances[i].max()),
                         "completeness_error": float(error[i]),
                         **{
@@ -190,6 +208,7 @@ def explain(
         "dataset": run.data["dataset"],
         "note": PHANTOM_NOTE if run.data["phantom"] else "",
         "method": method,
+        "provenance": [found.document() for found in asked],
         "mean": {
             task.name: _means([r for r in rows if r["task"] == task.name]) for task in run.tasks
         },
@@ -251,12 +270,16 @@ def _main(argv: Sequence[str] | None) -> None:
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)
+    asked: list[provenance.Overlap] = []
     if args.split:
-        named = _from_split(run, args)
+        named, found = _from_split(run, args)
+        asked.append(found)
     else:
         named = read_images(args.images, run, args.pixel_bits, args.quality_check)
-    document = explain(run, named, args.output, method=args.method, alpha=args.alpha)
+    document = explain(run, named, args.output, method=args.method, alpha=args.alpha, asked=asked)
     print_table(_table(document))
+    for line in provenance.said(document["provenance"]):
+        print(line)
     print(f"overlays and faithfulness.json: {args.output}")
 
 

@@ -30,7 +30,7 @@ def grad_cam(
     variables: Any,
     images: jax.Array | np.ndarray,
     task: str,
-    classes: jax.Array | np.ndarray | None = None,
+    classes: jax.Array | np.ndarray,
     *,
     method: str = "layer_cam",
 ) -> dict[str, np.ndarray]:
@@ -46,7 +46,8 @@ def grad_cam(
       variables: its parameters and running statistics.
       images: uint8 ``[B, H, W, C]`` of the model's input size.
       task: whose head.
-      classes: ``[B]`` index of the class to explain, or None for the predicted one.
+      classes: ``[B]`` index of the class to explain: the one that is shown beside the map. What
+        the network says of this side alone may be another, where ``eval.mirror`` shows the mean.
       method: "layer_cam" or "grad_cam".
 
     Returns:
@@ -72,10 +73,10 @@ def check_arguments(
       model: the network.
       images: uint8 ``[B, H, W, C]``.
       task: whose head.
-      classes: ``[B]`` integers, or None.
+      classes: ``[B]`` integers.
 
     Returns:
-      (images, classes int32 ``[B]``, -1 for the predicted one).
+      (images, classes int32 ``[B]``).
 
     Raises:
       ValueError: naming the argument that is wrong.
@@ -88,8 +89,6 @@ def check_arguments(
         raise ValueError(
             f"images must be uint8 [B, H, W, C], got {images.dtype} {list(images.shape)}."
         )
-    if classes is None:
-        return images, np.full(len(images), -1, np.int32)
     classes = np.asarray(classes)
     if classes.shape != (len(images),) or not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(
@@ -104,7 +103,7 @@ def check_arguments(
 
 
 def class_logit(logits: jax.Array, classes: jax.Array) -> jax.Array:
-    """Picks the logit of a class of each image; -1 is the predicted class.
+    """Picks the logit of a class of each image.
 
     Args:
       logits: ``[B, C]``.
@@ -113,8 +112,7 @@ def class_logit(logits: jax.Array, classes: jax.Array) -> jax.Array:
     Returns:
       ``[B]``.
     """
-    chosen = jnp.where(classes < 0, jax.lax.stop_gradient(logits).argmax(axis=1), classes)
-    return jnp.take_along_axis(logits, chosen[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

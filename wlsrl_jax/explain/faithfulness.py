@@ -48,7 +48,7 @@ def deletion_insertion(
     images: np.ndarray,
     heat: np.ndarray,
     task: str,
-    classes: np.ndarray | None = None,
+    classes: np.ndarray,
     *,
     steps: int = 32,
 ) -> dict[str, np.ndarray]:
@@ -63,7 +63,7 @@ def deletion_insertion(
       images: uint8 ``[B, H, W, C]`` of the model's input size.
       heat: ``[B, H, W]``; only its order counts.
       task: whose head.
-      classes: ``[B]`` index of the class, or None for the one predicted on the whole image.
+      classes: ``[B]`` index of the class: the one that is shown.
       steps: equal parts that the pixels are moved in.
 
     Returns:
@@ -124,14 +124,12 @@ def _curves(
         logits: Any = model.apply(variables, normalize(pixels), train=False)
         return jax.nn.softmax(logits[task].astype(jnp.float32))
 
-    chosen = jnp.where(classes < 0, probabilities(images).argmax(axis=1), classes)
-
     def at(count: jax.Array) -> tuple[jax.Array, jax.Array]:
         named = (ranks < count)[..., None]
         less = probabilities(jnp.where(named, grey, images))
         more = probabilities(jnp.where(named, images, blurry))
-        rows = jnp.arange(len(chosen))
-        return less[rows, chosen], more[rows, chosen]
+        rows = jnp.arange(len(classes))
+        return less[rows, classes], more[rows, classes]
 
     deletion, insertion = jax.lax.map(at, moved)
     return deletion.T, insertion.T

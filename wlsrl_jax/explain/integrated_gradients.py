@@ -38,7 +38,7 @@ def integrated_gradients(
     variables: Any,
     images: np.ndarray,
     task: str,
-    classes: np.ndarray | None = None,
+    classes: np.ndarray,
     *,
     baseline: np.ndarray | None = None,
     steps: int = 64,
@@ -54,7 +54,7 @@ def integrated_gradients(
       variables: its parameters and running statistics.
       images: uint8 ``[B, H, W, C]`` of the model's input size.
       task: whose head.
-      classes: ``[B]`` index of the class to explain, or None for the predicted one.
+      classes: ``[B]`` index of the class to explain: the one that is shown.
       baseline: pixels 0..255 that broadcast to the images, or None for ``blurred``.
       steps: points of the sum.
 
@@ -105,11 +105,8 @@ def _integrate(
         heads: Any = model.apply(variables, x, train=False)
         return heads[task]
 
-    # Along the whole path the class is the one that is predicted at its end.
-    chosen = jnp.where(classes < 0, logits(end).argmax(axis=1), classes)
-
     def score(x: jax.Array) -> jax.Array:
-        return class_logit(logits(x), chosen)
+        return class_logit(logits(x), classes)
 
     gradient = jax.grad(lambda x: score(x).sum())
 

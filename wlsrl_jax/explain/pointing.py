@@ -23,8 +23,9 @@ from wlsrl_jax.cli import print_table, run_command
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, load_trained
-from wlsrl_jax.runs.open_data import open_split
+from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
 from wlsrl_jax.tasks import MISSING, Task
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -210,11 +211,18 @@ def _main(argv: Sequence[str] | None) -> None:
             f"--workdir={args.workdir} was trained on {run.data['dataset']}; only phantoms come "
             "with the place of their lesions."
         )
-    source = open_split(run, args.split)
+    dataset = open_dataset(run)
+    source = split_of(dataset, args.split)
+    asked = provenance.overlap(
+        provenance.trained_on(run.workdir), provenance.tested_on(dataset, args.split)
+    )
     document = pointing_game(
         run, source, limit=args.limit, tolerance=args.tolerance, method=args.method
     )
-    document = {"note": PHANTOM_NOTE, "split": args.split, "phantoms": args.limit, **document}
+    document = {
+        "note": PHANTOM_NOTE, "split": args.split, "phantoms": args.limit,
+        "provenance": [asked.document()], **document,
+    }  # fmt: skip
     suffix = "" if args.method == METHODS[0] else f"_{args.method}"
     output = results_dir(run.workdir) / f"pointing{suffix}.json"
     write_json(output, document)

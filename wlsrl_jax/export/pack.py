@@ -22,20 +22,25 @@ from wlsrl_jax.data.dataset import division
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.model_card import model_card
-from wlsrl_jax.runs import packed
+from wlsrl_jax.runs import packed, provenance
 
 _LOCAL_FLAGS = ("workdir", "config.data.data_dir")
 _PATH = re.compile(r"(?<![\w.:/<])(?:/|~/|[A-Za-z]:[\\/])[\w.~-]+[\\/]\S*|^/\S+")
 _FEWEST_CHARACTERS = 5  # of an id that is looked for: "1" is everywhere
 
 
-def pack(workdir: Path, output: Path, *, note: str = "") -> Path:
+def pack(
+    workdir: Path, output: Path, *, note: str = "", training_hashes: bool = True, data_dir: str = ""
+) -> Path:
     """Writes a finished run as a folder that can be given away.
 
     Args:
       workdir: of the run.
       output: folder, made if it does not exist; an earlier packed run there is replaced.
       note: a sentence on the model, told wherever it is used.
+      training_hashes: whether the SHA-256 of the training and validation images go along, with
+        which others can verify that what they test was not trained on.
+      data_dir: of prepared data, if they have moved.
 
     Returns:
       The folder.
@@ -44,7 +49,7 @@ def pack(workdir: Path, output: Path, *, note: str = "") -> Path:
       Mistake: if the run is not finished, if ``output`` holds something else, or if a file would
         name a path, an image or a patient.
     """
-    run = collect(workdir)
+    run = collect(workdir, data_dir)
     if packed.is_packed(run.trained.workdir):
         raise Mistake(f"--workdir={workdir} is packed already; copy the folder.")
     if output.exists() and not packed.is_packed(output) and any(output.iterdir()):
@@ -62,6 +67,11 @@ def pack(workdir: Path, output: Path, *, note: str = "") -> Path:
         }
         for name, document in documents.items():
             write_json(folder / name, document)
+        if training_hashes:
+            seen = provenance.trained_on(run.trained.workdir, data_dir)
+            if seen.name not in seen.unverified:  # else there is nothing to say
+                asked = provenance.asked_at_start(run.trained.workdir)
+                write_json(folder / provenance.NAME, provenance.content(seen, asked))
         (folder / packed.WEIGHTS).write_bytes(packed.to_bytes(run.trained.variables))
         packed.write_mark(folder, note)  # the card is made from the packed run
         (folder / packed.CARD).write_text(model_card(folder), encoding="utf-8")
@@ -178,10 +188,25 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--without_training_hashes", action="store_true",
+        help=f"leave out {provenance.NAME}: then nobody can verify that images are new to it",
+    )  # fmt: skip
+    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
     parser.add_argument("--note", default="", help="a sentence that is told where it is used")
     args = parser.parse_args(argv)
-    folder = pack(args.workdir, args.output, note=args.note)
+    hashes = not args.without_training_hashes
+    folder = pack(
+        args.workdir, args.output, note=args.note, training_hashes=hashes, data_dir=args.data_dir
+    )
     size = sum(path.stat().st_size for path in folder.iterdir())
+    if (folder / provenance.NAME).exists():
+        print(f"{folder / provenance.NAME}: {provenance.ABOUT}")
+    else:
+        print(
+            f"{folder} does not say what it was trained on: wherever it is tested, that the images "
+            "are new to it cannot be verified."
+        )
     print(f"{folder}: {size / 1e6:.1f} MB; use it as --workdir={folder}")
 
 

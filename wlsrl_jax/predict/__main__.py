@@ -125,7 +125,7 @@ def predict_images(
     quality_check: str = "refuse",
     calibrated: Mapping[str, float] | None = None,
     spec: InputSpec | None = None,
-    on_batch: Callable[[list[Item], np.ndarray], None] = lambda items, images: None,
+    on_batch: Callable[[list[Item], np.ndarray, dict[str, np.ndarray]], None] = lambda *_: None,
     report: Callable[[int, str], None] = lambda count, message: None,
 ) -> None:
     """Predicts images and adds their rows, or the reasons why they have none.
@@ -140,7 +140,8 @@ def predict_images(
       quality_check: the same for pictures that cannot be graded (``data/images/quality.py``).
       calibrated: task -> temperature, or None for raw probabilities.
       spec: how images are made ready; as those of the run, if not given.
-      on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, before its rows are added.
+      on_batch: gets the images of a batch, uint8 ``[B, H, W, C]``, filled up, and task -> the
+        class that its rows will show, ``[B]``, before they are added.
       report: gets (images dealt with, a message or "").
     """
     spec, predict = spec or input_spec(run), run.predictor()
@@ -152,11 +153,12 @@ def predict_images(
         images = np.stack([image for _, image in ready])
         filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
         output = predict(jnp.asarray(filled))
-        rows = []
+        rows, shown = [], {}
         for task in run.tasks:
+            shown[task.name] = np.asarray(output[task.name]).argmax(axis=1)
             p = np.asarray(output[task.name])[: len(images)]
             rows.append(scale(p, calibrated[task.name]) if calibrated else p)
-        on_batch([item for item, _ in ready], filled)
+        on_batch([item for item, _ in ready], filled, shown)
         file.add([item.name for item, _ in ready], np.concatenate(rows, axis=1).tolist())
         report(len(ready), "")
         ready.clear()
@@ -190,9 +192,9 @@ def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[
     variables = jax.device_put(run.variables)
     stems = collections.Counter(_stem(item) for item in items)
 
-    def write(items: list[Item], images: np.ndarray) -> None:
+    def write(items: list[Item], images: np.ndarray, shown: dict[str, np.ndarray]) -> None:
         for task in run.tasks:
-            heat = grad_cam(run.model, variables, images, task.name)["fused"]
+            heat = grad_cam(run.model, variables, images, task.name, shown[task.name])["fused"]
             for item, image, h in zip(items, images, heat, strict=False):
                 drawn = overlay(upscale(image), np.clip(upscale(h), 0, 1))
                 stem = _stem(item)

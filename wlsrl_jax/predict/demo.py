@@ -102,7 +102,8 @@ def make_analysis(
         for task in run.tasks:
             values = np.asarray(output[task.name])[0].tolist()
             probabilities[task.name] = dict(zip(task.classes, values, strict=True))
-            heat = grad_cam(run.model, run.variables, image, task.name)["fused"][0]
+            shown = np.asarray([np.argmax(values)])
+            heat = grad_cam(run.model, run.variables, image, task.name, shown)["fused"][0]
             maps[task.name] = overlay(upscale(found.image), np.clip(upscale(heat), 0.0, 1.0))
         told = [
             found.flaw and f"this image: {found.flaw}",

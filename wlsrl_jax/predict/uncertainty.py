@@ -24,16 +24,18 @@ from rich.table import Table
 from wlsrl_jax.cli import print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
+from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.data.tables import safe_cell
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
+from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, load_trained
-from wlsrl_jax.runs.open_data import open_split
+from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
 from wlsrl_jax.tasks import MISSING, task_labels
 from wlsrl_jax.train.log import PHANTOM_NOTE
-from wlsrl_jax.train.step import normalize
+from wlsrl_jax.train.step import make_predict_step
 
 METHODS = ("single", "tta", "dropout", "ensemble")
 BATCH = 64
@@ -87,6 +89,7 @@ def monte_carlo_dropout(run: TrainedRun, count: int, seed: int = 0) -> Members:
             f"--method=dropout: {run.workdir} was trained without dropout (config.model.dropout)."
         )
     variables = jax.device_put(run.variables)
+    step = make_predict_step(run.model, mirror=run.config.eval.mirror)
 
     @jax.jit
     def predict(images: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
@@ -97,8 +100,7 @@ def monte_carlo_dropout(run: TrainedRun, count: int, seed: int = 0) -> Members:
             return jnp.where(kept, args[0] / (1.0 - rate), 0.0)
 
         with nn.intercept_methods(drop):
-            logits: Any = run.model.apply(variables, normalize(images), train=False)
-        return {task: jax.nn.softmax(z.astype(jnp.float32)) for task, z in logits.items()}
+            return step(variables, images)  # a member is one network, which sees both sides
 
     def members(images: np.ndarray, first: int) -> list[dict[str, jax.Array]]:
         start = jax.random.fold_in(jax.random.key(seed), first)
@@ -112,18 +114,52 @@ def ensemble(runs: Sequence[TrainedRun]) -> Members:
     """Runs on the same data (Lakshminarayanan et al., NeurIPS 2017).
 
     Raises:
-      Mistake: if the runs differ in their tasks, data or input, naming the one that does.
+      Mistake: if the runs differ in their tasks or input, naming the one that does.
     """
     for other in runs[1:]:
         if other.tasks != runs[0].tasks or other.image_shape != runs[0].image_shape:
             raise Mistake(f"--ensemble: {other.workdir} has other tasks, classes or image size.")
-        if other.data["fingerprint"] != runs[0].data["fingerprint"]:
-            raise Mistake(
-                f"--ensemble: {other.workdir} was trained on other data, or on another division "
-                "of it; its training images may be among those tested here."
-            )
     predictors = [run.predictor() for run in runs]
     return lambda images, first: [predict(jnp.asarray(images)) for predict in predictors]
+
+
+def ask_members(
+    runs: Sequence[TrainedRun], dataset: Dataset, split: str, data_dir: str = ""
+) -> list[provenance.Overlap]:
+    """Asks of every member whether what is tested was trained on.
+
+    Args:
+      runs: the members, of which the first one's data are tested.
+      dataset: of the first one.
+      split: that is tested.
+      data_dir: of prepared data, if it has moved.
+
+    Returns:
+      What each has in common with the split.
+
+    Raises:
+      Mistake: if another member than the first was trained on an image that is tested, or on
+        other data.
+    """
+    tested = provenance.tested_on(dataset, split)
+    found = [
+        provenance.overlap(
+            provenance.trained_on(run.workdir, data_dir), tested, chosen_counts=split == "test"
+        )
+        for run in runs
+    ]
+    for run, seen in zip(runs[1:], found[1:], strict=True):
+        if seen.leak:
+            raise Mistake(
+                f"--ensemble: {run.workdir} was trained on images that are tested here: {seen.text}"
+                " Members are runs on one division of the data, with other seeds."
+            )
+        if run.data["fingerprint"] != runs[0].data["fingerprint"]:
+            raise Mistake(
+                f"--ensemble: {run.workdir} was trained on other data, or on another preparation "
+                f"of it: {seen.text} Members are runs on one division of the data."
+            )
+    return found
 
 
 def predict_members(
@@ -179,19 +215,21 @@ def _write_rows(
     os.replace(temporary, path)
 
 
-def _members(args: argparse.Namespace, run: TrainedRun) -> Members:
+def _members(args: argparse.Namespace, runs: Sequence[TrainedRun]) -> Members:
+    if args.method == "ensemble":
+        return ensemble(runs)
+    if args.method == "tta":
+        return test_time_augmentation(runs[0], args.members, args.seed)
+    if args.method == "dropout":
+        return monte_carlo_dropout(runs[0], args.members, args.seed)
+    return single(runs[0])
+
+
+def _check(args: argparse.Namespace) -> None:
     if bool(args.ensemble) != (args.method == "ensemble"):
         raise Mistake("--ensemble=RUN2,RUN3 goes with --method=ensemble, and the reverse.")
     if args.members < 2:
         raise Mistake(f"--members={args.members} must be at least 2.")
-    if args.method == "ensemble":
-        others = [Path(p) for p in args.ensemble.split(",") if p]
-        return ensemble([run, *(load_trained(p) for p in others)])
-    if args.method == "tta":
-        return test_time_augmentation(run, args.members, args.seed)
-    if args.method == "dropout":
-        return monte_carlo_dropout(run, args.members, args.seed)
-    return single(run)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -208,9 +246,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of tta and dropout")
     parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
     args = parser.parse_args(argv)
-    run = load_trained(args.workdir)
-    members = _members(args, run)
-    source = open_split(run, args.split, args.data_dir)
+    _check(args)
+    others = [Path(p) for p in args.ensemble.split(",") if p]
+    runs = [load_trained(workdir) for workdir in (args.workdir, *others)]
+    run, members = runs[0], _members(args, runs)
+    dataset = open_dataset(run, args.data_dir)
+    source = split_of(dataset, args.split)
+    asked = [o.document(ids=True) for o in ask_members(runs, dataset, args.split, args.data_dir)]
     ids, raw, found = predict_members(run, source, members)
     labels = task_labels(run.tasks, raw)
     mean = {name: p.mean(axis=0, dtype=np.float64) for name, p in found.items()}
@@ -219,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     count = next(iter(found.values())).shape[0]
     document: dict[str, Any] = {
         "note": note, "method": args.method, "members": count, "split": args.split,
-        "seed": args.seed, "metrics": {}, "referral": {},
+        "seed": args.seed, "provenance": asked, "metrics": {}, "referral": {},
     }  # fmt: skip
     title = f"{args.method}, {count} members, {args.split}"
     table = Table(title="\n".join(filter(None, [title, note])))
@@ -239,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write_rows(output / "predictions.csv", run, ids, labels, mean, measures)
     write_json(output / "referral.json", document)
     print_table(table)
+    print("\n".join(provenance.said(asked)))
     print(f"results: {output}")
 
 

@@ -23,8 +23,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--pictures", type=int, default=6, help="most confident mistakes of each task; 0: none"
     )
     parser.add_argument("--show_ids", action="store_true", help="print the ids of the images shown")
+    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
     args = parser.parse_args(argv)
-    path = write_report(args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids)
+    path = write_report(
+        args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids,
+        data_dir=args.data_dir,
+    )  # fmt: skip
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MB)")
 
 

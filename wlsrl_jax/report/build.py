@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
+from wlsrl_jax.runs import provenance
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "report.html"
@@ -91,18 +93,46 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+def _ask(
+    runs: Sequence[RunFacts], ids: Iterable[str], data_dir: str
+) -> list[provenance.Overlap] | None:
+    """Asks of each run whether it trained on images that they are compared on; None: no data."""
+    dataset = next((run.dataset for run in runs if run.dataset is not None), None)
+    if dataset is None:
+        return None
+    tested = provenance.tested_on(dataset, "test", ids)
+    return [
+        provenance.overlap(provenance.trained_on(run.trained.workdir, data_dir), tested)
+        for run in runs
+    ]
+
+
+def comparisons(runs: Sequence[RunFacts], data_dir: str = "") -> list[dict[str, Any]]:
     """Every later run against the first one, on test.
 
+    Args:
+      runs: of one data set.
+      data_dir: of prepared data, if they have moved.
+
+    Returns:
+      The differences, and whether one run was trained on what both are compared on.
+
     Raises:
-      Mistake: if two runs are of other data or tasks, naming them.
+      Mistake: if two runs are of other data or tasks, or one was trained on what the other tests,
+        naming them.
     """
     first, found = runs[0], []
     for other in runs[1:]:
         if other.trained.tasks != first.trained.tasks:
             raise Mistake(f"{first.name} and {other.name} have other tasks or classes.")
-        if other.trained.data["fingerprint"] != first.trained.data["fingerprint"]:
-            raise Mistake(f"{first.name} and {other.name} were not trained on the same data.")
+        same = other.trained.data["fingerprint"] == first.trained.data["fingerprint"]
+        ids = set(first.predictions["test"].ids.tolist())
+        both = ids & set(other.predictions["test"].ids.tolist()) if same else ids
+        asked = _ask((first, other), both, data_dir)
+        if not same:
+            leaks = [a.text for a in asked or () if a.leak]
+            said = f"{first.name} and {other.name} were not trained on the same data."
+            raise Mistake(" ".join([said, *leaks]))
         tasks = []
         for task in first.trained.tasks:
             result = compare(task, first.predictions["test"], other.predictions["test"])
@@ -120,12 +150,27 @@ def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
             for key in sorted(first.fields.keys() | other.fields.keys())
             if first.fields.get(key) != other.fields.get(key)
         ]
-        found.append({"first": first.name, "other": other.name, "tasks": tasks, "fields": differs})
+        found.append(
+            {
+                "first": first.name,
+                "other": other.name,
+                "tasks": tasks,
+                "fields": differs,
+                "provenance": [_NO_DATA] if asked is None else [a.document() for a in asked],
+            }
+        )
     return found
 
 
+_NO_DATA = {
+    "warning": True,
+    "text": "The data are not here, so that whether one run was trained on images that both are "
+    "compared on cannot be verified.",
+}
+
+
 def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
-    shown, problem = [], run.problem
+    shown, problem = [], left_out(run)
     if run.dataset is not None and pictures:
         source = run.dataset.splits["test"]
         shown = mistakes(
@@ -140,16 +185,26 @@ def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
     }
 
 
+def _warn(line: str) -> None:
+    print(f"WARNING: {line}", file=sys.stderr, flush=True)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {"number": number, "interval": with_interval, "cell": cell}
 
 
-def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False) -> str:
+def build(
+    workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False, data_dir: str = "",
+    warn: Callable[[str], None] = _warn,
+) -> str:  # fmt: skip
     """Makes the page of one run, or of several with their paired differences.
 
     Args:
       workdirs: of finished runs; the first is the one that the others are compared with.
       pictures: most confident mistakes shown for each task.
       show_ids: name images, workdirs and the machine's paths.
+      data_dir: of prepared data, if they have moved.
+      warn: gets what a person must be told besides: what is left out of the page, and what was
+        trained on though it is tested.
 
     Returns:
       HTML without any reference to something outside.
@@ -157,7 +212,7 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
     Raises:
       Mistake: for a workdir without a finished run, or runs that cannot be compared.
     """
-    runs = [collect(workdir) for workdir in workdirs]
+    runs = [collect(workdir, data_dir) for workdir in workdirs]
     for run in runs:
         if not run.predictions:
             raise Mistake(
@@ -167,6 +222,13 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise Mistake(f"two workdirs have the same name: {', '.join(sorted(names))}.")
+    compared = comparisons(runs, data_dir)
+    told = [f"{run.name}: {left_out(run)} {run.problem}" for run in runs if run.problem]
+    asked = [found for run in runs for found in run.provenance]
+    asked += [found for c in compared for found in c["provenance"]]
+    told += [found["text"] for found in asked if found["warning"]]
+    for line in dict.fromkeys(told):
+        warn(line)
     return (
         templates(autoescape=True, filters=FILTERS)
         .get_template("report.html.j2")
@@ -176,16 +238,24 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
             phantom_note=PHANTOM_NOTE,
             titles=TITLES,
             pages=[_page(run, pictures, show_ids) for run in runs],
-            comparisons=comparisons(runs),
+            comparisons=compared,
             names=names,
             show_ids=show_ids,
         )
     )
 
 
+def left_out(run: RunFacts) -> str:
+    """What a report of a run lacks because its data are not here; "" where nothing is."""
+    return run.problem and (
+        "the pictures, and whether what was tested was trained on, are left out, for the data "
+        "cannot be opened; report --data_dir=DIR says where they are."
+    )
+
+
 def write_report(
     workdirs: Sequence[Path], output: Path | None = None, *, pictures: int = 6,
-    show_ids: bool = False,
+    show_ids: bool = False, data_dir: str = "",
 ) -> Path:  # fmt: skip
     """Writes the page, whole or not at all; see ``build``.
 
@@ -194,6 +264,7 @@ def write_report(
       output: file; by default ``report.html`` in the workdir of a single run.
       pictures: see ``build``.
       show_ids: see ``build``.
+      data_dir: see ``build``.
 
     Returns:
       The file.
@@ -202,5 +273,6 @@ def write_report(
         if len(workdirs) > 1:
             raise Mistake("--output=FILE.html says where the report of several runs goes.")
         output = workdirs[0] / NAME
-    write_whole(output, build(workdirs, pictures=pictures, show_ids=show_ids).encode())
+    page = build(workdirs, pictures=pictures, show_ids=show_ids, data_dir=data_dir)
+    write_whole(output, page.encode())
     return output

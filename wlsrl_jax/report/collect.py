@@ -12,7 +12,8 @@ from typing import Any
 from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
-from wlsrl_jax.files import Mistake, flatten
+from wlsrl_jax.files import Mistake, flatten, read_json
+from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_document
 from wlsrl_jax.runs.open import TrainedRun, load_trained
@@ -38,6 +39,7 @@ class RunFacts:
       lines: of ``metrics.jsonl``.
       dataset: its data, or None where they are not here any more.
       problem: why there are no data.
+      provenance: whether what was tested was trained on, a document each time it was asked.
     """
 
     name: str
@@ -49,6 +51,7 @@ class RunFacts:
     lines: list[dict[str, Any]]
     dataset: Dataset | None
     problem: str
+    provenance: list[dict[str, Any]]
 
     @property
     def command(self) -> str:
@@ -83,8 +86,29 @@ def _predictions(run: TrainedRun) -> dict[str, Predictions]:
     return found
 
 
-def collect(workdir: Path) -> RunFacts:
+def _asked(run: TrainedRun, dataset: Dataset | None, data_dir: str) -> list[dict[str, Any]]:
+    """What the run's own test split, start and later evaluations say of what it trained on."""
+    found = []
+    if dataset is not None and not dataset.is_phantom:
+        seen = provenance.trained_on(run.workdir, data_dir)
+        found.append(provenance.overlap(seen, provenance.tested_on(dataset, "test")).document())
+    documents = [run.workdir / "metrics.json"]
+    documents += sorted(run.workdir.glob("evaluation-*/metrics.json"))
+    documents += sorted(run.workdir.glob("uncertainty-*/referral.json"))
+    for path in documents:
+        found += read_json(path, remedy="delete it").get("provenance", [])
+    return list({entry["text"]: entry for entry in found}.values())
+
+
+def collect(workdir: Path, data_dir: str = "") -> RunFacts:
     """Reads a finished run; statistics that it lacks are computed and written to it.
+
+    Args:
+      workdir: of the run.
+      data_dir: of prepared data, where it has moved since; "" is the run's own.
+
+    Returns:
+      What is known of it.
 
     Raises:
       Mistake: if it is not finished, or a file is damaged, naming it.
@@ -96,7 +120,7 @@ def collect(workdir: Path) -> RunFacts:
     predictions = {} if is_packed(workdir) else _predictions(trained)
     dataset, problem = None, ""
     try:
-        dataset = open_dataset(trained)
+        dataset = open_dataset(trained, data_dir)
     except (Mistake, OSError) as error:
         problem = str(error)
     if not (workdir / NAME).exists():  # of a run of an older version
@@ -121,4 +145,5 @@ def collect(workdir: Path) -> RunFacts:
         _read_lines(workdir / "metrics.jsonl"),
         dataset,
         problem,
+        _asked(trained, dataset, data_dir),
     )

@@ -47,8 +47,12 @@ def mistakes(
         items: list[dict[str, Any]] = []
         if positions:
             images = np.stack([resize(source[k]["image"], height, width) for k in positions])
-            padded = np.concatenate([images, np.repeat(images[-1:], most - len(images), axis=0)])
-            heat = grad_cam(run.model, run.variables, padded, task.name)["fused"]
+            said = predictions.probabilities[task.name][positions].argmax(axis=1)
+            filled, classes = (  # always as many, so that one shape is compiled
+                np.concatenate([x, np.repeat(x[-1:], most - len(x), axis=0)])
+                for x in (images, said)
+            )
+            heat = grad_cam(run.model, run.variables, filled, task.name, classes)["fused"]
             items = [
                 _item(task.classes, predictions, task.name, k, image, heat[i], show_ids)
                 for i, (k, image) in enumerate(zip(positions, images, strict=True))

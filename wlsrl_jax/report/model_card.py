@@ -23,6 +23,7 @@ from wlsrl_jax.report.collect import collect
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.packed import CARD as NAME
 from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
+from wlsrl_jax.runs.provenance import NAME as TRAINED_ON
 from wlsrl_jax.runs.shipped import resolve, results_dir
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
@@ -30,11 +31,12 @@ FEW = 20
 """Test images of a class below which the card warns."""
 
 
-def model_card(workdir: Path) -> str:
+def model_card(workdir: Path, data_dir: str = "") -> str:
     """Writes the model card of a finished run as Markdown.
 
     Args:
       workdir: of the run.
+      data_dir: of prepared data, if they have moved.
 
     Returns:
       The text.
@@ -42,7 +44,7 @@ def model_card(workdir: Path) -> str:
     Raises:
       Mistake: if it is not finished or damaged.
     """
-    run = collect(workdir)
+    run = collect(workdir, data_dir)
     rows = results(run, with_plots=False)
     for row in rows:
         row["few"] = [c for c, v in row["per_class"].items() if 0 < v["count"] < FEW]
@@ -54,6 +56,7 @@ def model_card(workdir: Path) -> str:
         .render(
             run=run,
             packed=packed,
+            hashes=(run.trained.workdir / TRAINED_ON).exists(),
             prepared=input_spec(run.trained),
             config=run.trained.config,
             data=run.trained.data,
@@ -78,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("workdir", type=Path, metavar="WORKDIR")
     parser.add_argument("--output", type=Path, help=f"default: {NAME} in the workdir")
+    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
     args = parser.parse_args(argv)
-    text = model_card(args.workdir)
+    text = model_card(args.workdir, args.data_dir)
     output = args.output or results_dir(resolve(args.workdir)) / NAME
     write_whole(output, text.encode())
     if is_packed(output.parent) and output.name == NAME:

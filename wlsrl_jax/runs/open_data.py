@@ -21,13 +21,22 @@ def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
 
     Raises:
       Mistake: if the data were prepared anew since.
-      Mistake: if the data are not there.
+      Mistake: if the data are not there, with the flag that says where they are.
     """
+    from wlsrl_jax.data.prepared import MANIFEST, dataset_dir  # TFDS is slow to import
+
     data = run.config.data
     if data_dir:
         data = data.copy_and_resolve_references()
         data.data_dir = data_dir
-    dataset = load_dataset(data, run.modality)
+    try:
+        dataset = load_dataset(data, run.modality)
+    except Mistake as error:
+        if run.data["phantom"] or (dataset_dir(data.dataset, data.data_dir) / MANIFEST).exists():
+            raise
+        raise Mistake(
+            f"{error} If the data of {run.workdir} have moved, --data_dir=DIR says where they are."
+        ) from None
     if not is_same_data(run.data, dataset):
         raise Mistake(
             f"{dataset.name} has been prepared anew since {run.workdir} was trained, so images of "
@@ -45,7 +54,15 @@ def open_split(run: TrainedRun, split: str, data_dir: str = "") -> Any:
     Raises:
       Mistake: also if the split does not exist.
     """
-    dataset = open_dataset(run, data_dir)
+    return split_of(open_dataset(run, data_dir), split)
+
+
+def split_of(dataset: Dataset, split: str) -> Any:
+    """A split of an open data set.
+
+    Raises:
+      Mistake: if it does not exist.
+    """
     if split not in dataset.splits:
         raise Mistake(f"--split={split}: {dataset.name} has {', '.join(dataset.splits)}.")
     return dataset.splits[split]

@@ -24,6 +24,7 @@ from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.runs.documents import LARGEST, read_document
 
 MARK, WEIGHTS, CARD = "packed.json", "weights.npz", "MODEL_CARD.md"
+TRAINED_ON = "trained_on.json"  # not in every pack; see ``provenance.py``
 DOCUMENTS = ("config.json", "data.json", "metrics.json", "statistics.json", "environment.json")
 
 _REMEDY = "pack the run again, or install the package again if it came with it."
@@ -62,7 +63,7 @@ def write_mark(folder: Path, note: str) -> None:
     """Writes ``packed.json`` with the digests of the files of a packed run."""
     files = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in (*DOCUMENTS, CARD, WEIGHTS)
+        for name in (*DOCUMENTS, TRAINED_ON, CARD, WEIGHTS)
         if (folder / name).exists()
     }
     write_json(folder / MARK, {"note": note, "files": files})
@@ -74,7 +75,10 @@ def check_documents(folder: Path) -> None:
     Raises:
       Mistake: for a file that is missing, too large, or not what was packed, naming it.
     """
-    for name, expected in read_mark(folder)["files"].items():
+    files = read_mark(folder)["files"]
+    if TRAINED_ON not in files and (folder / TRAINED_ON).exists():
+        raise Mistake(f"{folder / TRAINED_ON} is not of this pack, for {MARK} does not name it.")
+    for name, expected in files.items():
         if name != WEIGHTS:
             _read(folder, name, expected, LARGEST)
 

@@ -7,14 +7,14 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from wlsrl_jax.config.fields import completed
-from wlsrl_jax.files import Mistake, differences, flatten, plain, read_json
+from wlsrl_jax.files import Mistake, differences, flatten, plain, read_json, write_json
 from wlsrl_jax.runtime import processes
 
 LOCK = ".lock"
@@ -120,3 +120,28 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
             + "\n".join(differs)
             + "\nUse another --workdir, or the same config to go on."
         )
+
+
+def write_back(path: Path, config: Mapping[str, Any], fields: Sequence[str] = FREE_FIELDS) -> None:
+    """Keeps in a run's ``config.json`` the free fields that it goes on with, such as its data_dir.
+
+    Args:
+      path: the file.
+      config: the config of now, whose bound fields are those of the file (``check_config``).
+      fields: that may change, of FREE_FIELDS.
+    """
+    saved = read_json(path)
+    before, names = flatten(completed(saved)), tuple(f"{name}." for name in fields)
+    changed = {
+        name: value
+        for name, value in flatten(plain(config)).items()
+        if f"{name}.".startswith(names) and before.get(name) != value
+    }
+    for name, value in changed.items():
+        *parents, last = name.split(".")
+        node = saved
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    if changed:
+        write_json(path, saved)

@@ -18,20 +18,20 @@ import numpy as np
 
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data import batches as pipeline
-from wlsrl_jax.data.dataset import class_table
+from wlsrl_jax.data.dataset import class_table, is_same_data, load_dataset
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.statistics import write_statistics
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, plain, read_json, write_json
 from wlsrl_jax.metrics import selection_score
-from wlsrl_jax.runs import checkpoint
+from wlsrl_jax.runs import checkpoint, provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_document
 from wlsrl_jax.runs.identity import check_identity, identity
 from wlsrl_jax.runs.init_from import take_over
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.trial import check_path, try_saving
-from wlsrl_jax.runs.workdir import check_config, held
+from wlsrl_jax.runs.workdir import check_config, held, write_back
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
@@ -79,6 +79,9 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     if processes.from_primary(results.exists()):
         document = processes.from_primary(read_json(results) if processes.is_primary() else None)
         processes.say(f"{workdir}: finished run")
+        with processes.agreed():
+            if processes.is_primary():
+                _follow_data(config, workdir)
     else:
         with processes.agreed():
             run = build_run(config)
@@ -92,7 +95,7 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
             if not checkpoint.exists_in(workdir / "checkpoints"):
                 try_saving(workdir, run.mesh)
                 if config.init_from:
-                    source = _read_source(config.init_from)
+                    source = _read_source(run)
             document = _train(run, workdir, stop, source)
     if processes.is_primary():
         print_results(document)
@@ -122,6 +125,24 @@ def _report(workdir: Path) -> None:
     print(f"report: {workdir / report.NAME}", flush=True)
 
 
+def _follow_data(config: Any, workdir: Path) -> None:
+    """Keeps the new place of a finished run's data, if they are there."""
+    own = read_json(workdir / "config.json")["data"].get("data_dir", "")
+    if not config.data.data_dir or config.data.data_dir == own or config.data.dataset == "phantom":
+        return
+    if is_same_data(read_json(workdir / "data.json"), load_dataset(config.data, config.modality)):
+        write_back(workdir / "config.json", json.loads(config.to_json()), ("data.data_dir",))
+        processes.say(f"config.json: the data are now looked for in {config.data.data_dir}")
+    else:
+        log.warning(
+            "config.data.data_dir=%s holds another preparation than %s was trained on; the run "
+            "keeps %s",
+            config.data.data_dir,
+            workdir,
+            own or "the default place",
+        )
+
+
 def _check_data(run: Run, workdir: Path) -> None:
     """A run must end on the data that it was started on."""
     path = workdir / "data.json"
@@ -132,19 +153,45 @@ def _check_data(run: Run, workdir: Path) -> None:
         )
 
 
-def _read_source(source: str) -> TrainedRun:
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A run to start from, what it has seen, and how far that is tested here."""
+
+    run: TrainedRun
+    seen: provenance.TrainedOn
+    asked: list[dict[str, Any]]
+
+
+def _read_source(run: Run) -> _Source:
+    config = run.config
     try:
-        return load_trained(Path(source))
+        trained = load_trained(Path(config.init_from))
     except Mistake as error:
-        raise Mistake(f"config.init_from={source}: {error}") from None
+        raise Mistake(f"config.init_from={config.init_from}: {error}") from None
+    with processes.agreed():
+        seen, asked = provenance.ask_init_from(
+            config.init_from, run.dataset, config.on_leak, config.data.data_dir
+        )
+    for line in provenance.said(asked):
+        processes.say(f"init_from: {line}")
+    return _Source(trained, seen, asked)
 
 
-def _describe_run(run: Run, workdir: Path) -> None:
+def _describe_run(run: Run, workdir: Path, source: _Source | None) -> None:
     if not processes.is_primary():
         return
+    own = provenance.of_dataset(provenance.name_of(workdir), run.dataset)
+    if source is not None:
+        provenance.write(workdir, provenance.joined(own, source.seen), source.asked)
+    elif not (workdir / provenance.NAME).exists():
+        if run.config.init_from:  # begun by a version that did not ask
+            own = dataclasses.replace(own, unverified=(Path(run.config.init_from).name,))
+        provenance.write(workdir, own)
     if not (workdir / "config.json").exists():
         write_json(workdir / "environment.json", environment.describe())
         write_json(workdir / "config.json", json.loads(run.config.to_json()))  # last: the mark
+    else:
+        write_back(workdir / "config.json", json.loads(run.config.to_json()))
     write_json(workdir / "data.json", _describe_data(run))
 
 
@@ -188,7 +235,7 @@ def _restored(
     return found
 
 
-def _train(run: Run, workdir: Path, stop: StopRequest, source: TrainedRun | None) -> dict[str, Any]:
+def _train(run: Run, workdir: Path, stop: StopRequest, source: _Source | None) -> dict[str, Any]:
     config, mesh = run.config, run.mesh
     shapes = run.state_shapes
     shardings = state_sharding(mesh, shapes)
@@ -235,6 +282,8 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: TrainedRun | None
         iterator.set_state({"next_index": restored.global_batches})
         history = checkpoint.read_history(workdir, step)
         processes.say(f"going on from step {step} of {run.total_steps}")
+        with processes.agreed():
+            _describe_run(run, workdir, None)
     predict = jax.jit(steps.make_predict_step(run.model, mirror=config.eval.mirror))
     example_ids.forget_after(workdir, step)
     eval_every = run.every(config.eval.every_epochs)
@@ -252,7 +301,7 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: TrainedRun | None
             step_fn.lower(*_step_arguments(run, shapes, shardings)).compile()
         state = initial.result() if restored is None else restored.state
         if source is not None and restored is None:
-            state = _take_over(run, state, source)
+            state = _take_over(run, state, source.run)
         window: list[_Done] = []
         window_start, began = time.monotonic(), step
 
@@ -295,8 +344,9 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: TrainedRun | None
             if step == began + 1:
                 jax.block_until_ready(metrics)
                 _mean([done], config.on_nan, manager)  # not finite: nothing is written
-                with processes.agreed():
-                    _describe_run(run, workdir)
+                if restored is None:
+                    with processes.agreed():
+                        _describe_run(run, workdir, source)
                 run_log.first_step_done(step)
                 window_start = time.monotonic()
             if config.log_example_ids:
@@ -460,6 +510,9 @@ def _finish(
             "rule": rule,
         },
     )
+    asked = processes.from_primary(provenance.asked_at_start(workdir))
+    if asked:
+        document["provenance"] = asked
     with processes.agreed():
         if processes.is_primary():
             evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 import wlsrl_jax
@@ -30,9 +31,9 @@ from wlsrl_jax.data.prepare.inspect import (
     progress,
 )
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
-from wlsrl_jax.data.prepared import MANIFEST
+from wlsrl_jax.data.prepared import LOOKS, MANIFEST
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
-from wlsrl_jax.files import Mistake, read_json, write_json
+from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
 
@@ -149,6 +150,7 @@ def write_prepared(
         written = staging / target.parent.name / target.name
         folds = len(images[0].folds)
         (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
+        write_whole(written / LOOKS, _looks(images))
         write_json(written / MANIFEST, manifest)
         if target.exists():
             shutil.rmtree(target)
@@ -156,6 +158,13 @@ def write_prepared(
         os.replace(written, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _looks(images: Sequence[SourceImage]) -> bytes:
+    """The perceptual hashes of all images as a ``.npy``, for comparing with other sets."""
+    file = io.BytesIO()
+    np.save(file, np.packbits(np.stack([i.look.bits for i in images]), axis=1))
+    return file.getvalue()
 
 
 def load_source(
