@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from rich.progress import track
-from rich.table import Table
 
-from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError
 from wlsrl_jax.data.images.listing import find_images
@@ -203,28 +203,39 @@ def _table(document: dict[str, Any]) -> Table:
     return table
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.explain",
         description="Which pixels speak for the predicted class: overlays, and their faithfulness.",
     )
-    parser.add_argument("images", nargs="*", help="files, folders, patterns, CSVs")
     parser.add_argument(
-        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+        "images", nargs="*", type=cli.path_text, help="files, folders, patterns, CSVs"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
+    parser.add_argument(
+        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=cli.output_folder, required=True, help="folder for the overlays"
+    )
     parser.add_argument(
         "--split", choices=["train", "validation", "test"], help="of the run's data"
     )
-    parser.add_argument("--limit", type=int, default=20, help="images of the split")
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
+    parser.add_argument("--limit", type=cli.number(1), default=20, help="images of the split")
+    parser.add_argument(
+        "--data_dir", type=cli.path_text, default="", help="of prepared data, if it has moved"
+    )
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     if bool(args.images) == bool(args.split):
         raise Mistake("give either image files or --split.")
-    if args.limit < 1 or not 0.0 <= args.alpha <= 1.0:
-        raise Mistake("--limit must be at least 1 and --alpha in 0..1.")
+    if not 0.0 <= args.alpha <= 1.0:
+        raise Mistake(f"--alpha={args.alpha} must be in 0..1.")
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import division
 from wlsrl_jax.files import Mistake, write_json
@@ -174,15 +175,20 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.export.pack",
         description="A finished run as a small folder: weights, documents and a model card.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--workdir", type=cli.path, required=True, help="of a finished run")
+    parser.add_argument("--output", type=cli.output_folder, required=True, help="folder to write")
     parser.add_argument("--note", default="", help="a sentence that is told where it is used")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     folder = pack(args.workdir, args.output, note=args.note)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e6:.1f} MB; use it as --workdir={folder}")

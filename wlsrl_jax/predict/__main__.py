@@ -27,9 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 
+from wlsrl_jax import cli
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.decode import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
@@ -204,19 +205,30 @@ def _digest(run: TrainedRun) -> str:
     return found.hexdigest()
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.predict",
         description="Probabilities of image files, by a finished run. Research use only.",
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, patterns, CSVs")
     parser.add_argument(
-        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+        "paths",
+        nargs="+",
+        type=cli.path_text,
+        metavar="PATH",
+        help="files, folders, patterns, CSVs",
     )
-    parser.add_argument("--output", type=Path, help="FILE.csv or FILE.parquet; default: printed")
+    parser.add_argument(
+        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=cli.output_file, help="FILE.csv or FILE.parquet; default: printed"
+    )
     parser.add_argument("--calibrated", action="store_true", help="temperature-scaled")
-    parser.add_argument("--overlays", type=Path, help="folder for pictures of what was looked at")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--overlays", type=cli.output_folder, help="folder for pictures of what was looked at"
+    )
+    parser.add_argument("--batch_size", type=cli.number(1), default=32)
     parser.add_argument(
         "--on_bad_file", choices=["fail", "skip"], default="fail",
         help="exit status 1 or 0 where images have no row; all others have one either way",
@@ -230,9 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    args = _parser().parse_args(argv)
-    if args.batch_size < 1:
-        raise Mistake(f"--batch_size={args.batch_size} must be at least 1.")
+    args = make_parser().parse_args(argv)
     if args.output:
         return _predict(args, args.output)
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_predict_") as folder:
@@ -248,7 +258,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)
     listed = find_images(args.paths)
-    console = Console(stderr=True, highlight=False)
+    console = make_console(stderr=True)
     if listed.ignored:
         console.print(f"{listed.ignored} files are passed over: their names are not of images")
     warm = temperatures(run) if args.calibrated else None
@@ -294,7 +304,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                         file=sys.stderr,
                     )
                 if message:
-                    console.print(message, markup=False, soft_wrap=True)
+                    console.print(message, soft_wrap=True)
 
             try:
                 predict_images(

@@ -24,6 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.dicom import count_frames, is_dicom
@@ -202,17 +203,22 @@ def serve(run: TrainedRun, port: int) -> None:
     page.block_thread()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.predict.demo",
         description=f"A page in the browser that grades an image. {DISCLAIMER}",
     )
     parser.add_argument(
-        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
     )
-    parser.add_argument("--port", type=int, default=7860)
-    args = parser.parse_args(argv)
+    parser.add_argument("--port", type=cli.number(1, 65535), default=7860)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = make_parser().parse_args(argv)
     import_gradio()
     run = load_trained(args.workdir)
     if line := introduction(run):

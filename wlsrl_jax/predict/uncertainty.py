@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from rich.table import Table
 
-from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
@@ -181,11 +181,8 @@ def _write_rows(
 def _members(args: argparse.Namespace, run: TrainedRun) -> Members:
     if bool(args.ensemble) != (args.method == "ensemble"):
         raise Mistake("--ensemble=RUN2,RUN3 goes with --method=ensemble, and the reverse.")
-    if args.members < 2:
-        raise Mistake(f"--members={args.members} must be at least 2.")
     if args.method == "ensemble":
-        others = [Path(p) for p in args.ensemble.split(",") if p]
-        return ensemble([run, *(load_trained(p) for p in others)])
+        return ensemble([run, *(load_trained(p) for p in args.ensemble)])
     if args.method == "tta":
         return test_time_augmentation(run, args.members, args.seed)
     if args.method == "dropout":
@@ -193,20 +190,33 @@ def _members(args: argparse.Namespace, run: TrainedRun) -> Members:
     return single(run)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command."""
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.predict.uncertainty",
         description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
+    parser.add_argument(
+        "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
+    )
     parser.add_argument("--method", choices=METHODS, default="single")
-    parser.add_argument("--ensemble", default="", help="RUN2,RUN3: the other workdirs")
-    parser.add_argument("--members", type=int, default=8, help="of tta and dropout")
+    parser.add_argument(
+        "--ensemble", type=cli.path_list, default=(), help="RUN2,RUN3: the other workdirs"
+    )
+    parser.add_argument("--members", type=cli.number(2), default=8, help="of tta and dropout")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--seed", type=int, default=0, help="of tta and dropout")
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--seed", type=cli.number(0, 2**32 - 1), default=0, help="of tta and dropout"
+    )
+    parser.add_argument(
+        "--data_dir", type=cli.path_text, default="", help="of prepared data, if it has moved"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     members = _members(args, run)
     source = open_split(run, args.split, args.data_dir)

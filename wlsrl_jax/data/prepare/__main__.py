@@ -9,15 +9,15 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from wlsrl_jax.cli import status_of
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, run_command, status_of
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
@@ -31,7 +31,7 @@ from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.published.common import DatasetSpec, count_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, some
 
 NEAR_DUPLICATES = ("group", "report", "off")
 
@@ -110,7 +110,7 @@ def prepare_opened(
     Raises:
       Mistake: with every problem listed.
     """
-    console = console or Console()
+    console = console or make_console()
     size = size or spec.size
     mapper = mapper or functools.partial(ordered_map, workers=workers)
     steps = check_steps(preprocess, spec.modality)
@@ -161,13 +161,14 @@ def prepare_opened(
         write_prepared(spec, source, images, size, manifest, target, steps=steps, mapper=mapper)
     console.print(table(spec, images))
     for line in sentences(findings):
-        console.print(line, markup=False, highlight=False)
-    for problem in problems:
-        console.print(f"skipped {problem.path}: {problem.reason}", markup=False)
+        console.print(line)
+    skipped = (f"skipped {problem.path}: {problem.reason}" for problem in problems)
+    for line in some(skipped, rest=f"; all of them are in {target / MANIFEST}"):
+        console.print(line)
     for note in notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"note: {note}", soft_wrap=True)
     before_or_now = "prepared already, from the same files" if done else "prepared"
-    console.print(f"{before_or_now}: {target}", soft_wrap=True, highlight=False)
+    console.print(f"{before_or_now}: {target}", soft_wrap=True)
     return target / MANIFEST
 
 
@@ -215,7 +216,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_source_flags(parser)
-    add("--data_dir", help="where to write; default TFDS_DATA_DIR, then TFDS's")
+    add("--data_dir", type=cli.path_text, help="where to write; default TFDS_DATA_DIR, then TFDS's")
     add("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
     add(
         "--preprocess",
@@ -225,9 +226,19 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"steps before the resize, in this order, of {', '.join(STEPS)}",
     )
     add("--split", choices=["grouped", "official"], default="grouped")
-    add("--seed", type=int, default=0, help="of the division into splits")
-    add("--folds", type=int, default=0, help="of a cross-validation; train with config.data.fold")
-    add("--repeats", type=int, default=0, help="of a repeated hold-out; config.data.fold as well")
+    add("--seed", type=cli.number(0), default=0, help="of the division into splits")
+    add(
+        "--folds",
+        type=cli.number(0),
+        default=0,
+        help="of a cross-validation; train with config.data.fold",
+    )
+    add(
+        "--repeats",
+        type=cli.number(0),
+        default=0,
+        help="of a repeated hold-out; config.data.fold as well",
+    )
     add("--on_bad_file", choices=["fail", "skip"], default="fail")
     add(
         "--near_duplicates",
@@ -239,6 +250,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--split_file",
         "--previous",
+        type=cli.path_text,
         default="",
         help="CSV with the columns id and split, or an earlier manifest.json: its images keep "
         "their splits",
@@ -272,4 +284,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(_prepare)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError, crop_field, open_image, read_file, to_array
@@ -19,6 +20,7 @@ from wlsrl_jax.data.images.pixels import (
     STEPS,
     apply_steps,
 )
+from wlsrl_jax.data.images.save import picture_format, save_picture
 from wlsrl_jax.data.images.steps import check_steps, describe, parse_steps
 from wlsrl_jax.files import Mistake
 
@@ -81,14 +83,23 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.data.images.pixels",
         description="Shows images before and after the steps of prepare --preprocess.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns, CSVs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=cli.path_text,
+        metavar="IMAGE",
+        help="files, folders, patterns, CSVs",
+    )
     parser.add_argument("--modality", choices=["oct", "fundus"], required=True)
-    parser.add_argument("--output", type=Path, required=True, help="JPEG or PNG to write")
+    parser.add_argument(
+        "--output", type=cli.output_file, required=True, help="JPEG or PNG to write"
+    )
     parser.add_argument(
         "--preprocess",
         type=parse_steps,
@@ -96,21 +107,24 @@ def _main(argv: Sequence[str] | None) -> None:
         metavar="NAME,...",
         help="a last column: these steps one after the other, as prepare would apply them",
     )
-    parser.add_argument("--width", type=int, default=320, help="of a picture, pixels")
-    args = parser.parse_args(argv)
-    if args.width < 16:
-        raise Mistake(f"--width={args.width} must be at least 16.")
+    parser.add_argument(
+        "--width", type=cli.number(16, 4096), default=320, help="of a picture, pixels"
+    )
+    return parser
+
+
+def write_sheet(argv: Sequence[str] | None) -> None:
+    """Writes the sheet that the arguments ask for."""
+    args = make_parser().parse_args(argv)
+    picture_format(args.output)
     together = check_steps(args.preprocess, args.modality)
     items = find_images(args.images).items
     named = [(Path(item.name).name, _read(item, args.modality)) for item in items]
     sheet = Image.fromarray(contact_sheet(named, args.modality, together, args.width))
-    try:
-        sheet.save(args.output, quality=82)
-    except ValueError:
-        raise Mistake(f"--output={args.output} must end in .jpg or .png.") from None
+    save_picture(args.output, sheet)
     print(f"{args.output}: {len(named)} images")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    return status_of(_main, argv)
+    return status_of(write_sheet, argv)

@@ -15,14 +15,14 @@ import dataclasses
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import DownloadManager
 
-from wlsrl_jax.cli import status_of
+from wlsrl_jax import cli
+from wlsrl_jax.cli import run_command, status_of
 from wlsrl_jax.data.published import all_specs, archives, get_spec
 from wlsrl_jax.files import Mistake
 
@@ -262,15 +262,20 @@ def download(name: str, output: Path, variant: str = "") -> Path:
     return original
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wlsrl_jax.data.published.download",
         description="Fetches the original of a data set, or says where to get it.",
     )
     parser.add_argument("--dataset", required=True, help=", ".join(sorted(all_specs())))
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--output", required=True, type=cli.output_folder, help="folder to make")
     parser.add_argument("--variant", default="", help="size of a MedMNIST set: 28, 64, 128, 224")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     original = download(args.dataset, args.output / args.dataset, args.variant)
     print(f"unpacked: {original}")
     print(f"now: python -m wlsrl_jax.data.prepare --dataset={args.dataset} --source={original}")
@@ -282,4 +287,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(_main)
