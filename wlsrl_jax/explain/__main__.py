@@ -27,7 +27,7 @@ from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.files import Mistake, some, write_json, writing
 from wlsrl_jax.runs.input import input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.open_data import open_split
@@ -92,7 +92,7 @@ def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.nda
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
-        raise Mistake("\n".join(["these files cannot be used:", *bad]))
+        raise Mistake("\n".join(["these files cannot be used:", *some(bad)]))
     return found
 
 
@@ -108,7 +108,8 @@ def _from_split(run: TrainedRun, args: argparse.Namespace) -> list[tuple[str, np
 
 def _write(path: Path, image: np.ndarray) -> None:
     shown = image[..., 0] if image.shape[2] == 1 else image
-    Image.fromarray(shown).save(path)
+    with writing(path):
+        Image.fromarray(shown).save(path)
 
 
 def explain(

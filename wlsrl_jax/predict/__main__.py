@@ -39,7 +39,7 @@ from wlsrl_jax.evaluate.predict_split import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.files import Mistake, read_json
+from wlsrl_jax.files import Mistake, read_json, writing
 from wlsrl_jax.predict.table import PredictionFile
 from wlsrl_jax.runs.input import InputSpec, ModelInput, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
@@ -186,8 +186,9 @@ def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[
                     stem = f"{zlib.crc32(item.name.encode()):08x}-{stem}"
                 path = folder / f"{stem}.{task.name}.png"
                 temporary = path.with_name(f".{path.name}.tmp")
-                Image.fromarray(drawn).save(temporary, "PNG")
-                os.replace(temporary, path)
+                with writing(path):
+                    Image.fromarray(drawn).save(temporary, "PNG")
+                    os.replace(temporary, path)
 
     return write
 
@@ -249,7 +250,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = Path(folder) / "predictions.csv"
         status = _predict(args, output)
         if output.exists():
-            sys.stdout.write(output.read_text(encoding="utf-8"))
+            # As it is in a file, UTF-8, whatever the terminal can show: these are data.
+            sys.stdout.flush()
+            sys.stdout.buffer.write(output.read_bytes())
+            sys.stdout.buffer.flush()
     return status
 
 
@@ -286,7 +290,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
             print(f"{output}: complete, {len(file.done) - file.bad_count} images")
             return _status(file, args)
         if file.done:
-            console.print(f"going on: {len(file.done)} images are done")
+            console.print(f"resuming: {len(file.done)} images are done")
         draw = _overlays(run, args.overlays, listed.items) if args.overlays else lambda *_: None
         with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
             bar = progress.add_task("predicting", total=len(todo))
@@ -318,7 +322,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                     report=report,
                 )
             except KeyboardInterrupt:
-                goes_on = "; the same command goes on" if args.output else ""
+                goes_on = "; the same command resumes" if args.output else ""
                 console.print(f"stopped after {len(file.done)} images{goes_on}")
                 return EXIT_PREEMPTED
         if not file.done:

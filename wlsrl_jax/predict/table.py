@@ -7,8 +7,8 @@ takes the name ``FILE.csv``, or is converted to ``FILE.parquet``: the output is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from wlsrl_jax.files import Mistake, differences, read_json, write_json
+from wlsrl_jax.files import Mistake, differences, is_disk_full, read_json, some, write_json, writing
+from wlsrl_jax.runtime.lock import HeldError, hold
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -54,6 +55,8 @@ class PredictionFile:
         self._identity = json.loads(json.dumps(identity))
         self._partial = output.with_name(output.name + ".partial")
         self._description = output.with_name(output.name + ".json")
+        self._lock_path = output.with_name(f".{output.name}.lock")
+        self._open = contextlib.ExitStack()
         self.errors_path = output.with_suffix(".errors.csv")
         self.done: set[str] = set()
         self._bad: list[str] = []
@@ -71,7 +74,16 @@ class PredictionFile:
                 return
             self._file = self._lock()
         except OSError as error:
+            if is_disk_full(error):
+                raise
             raise Mistake(f"--output={output} cannot be written ({error.strerror}).") from None
+        try:
+            self._begin()
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _begin(self) -> None:
         self._file.seek(0, os.SEEK_END)
         if self._file.tell():
             self._check_identity()
@@ -83,16 +95,14 @@ class PredictionFile:
         csv.writer(self._errors).writerow(["path", "reason"])
 
     def _lock(self) -> BinaryIO:
-        file = self._partial.open("a+b")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            self._open.enter_context(hold(self._lock_path))
+        except HeldError:
             raise Mistake(f"{self._output} is being written by another process.") from None
-        if not self._partial.exists() or self._output.exists():  # it ended in this very moment
-            file.close()
+        if self._output.exists():  # it ended in this very moment
+            self._open.close()
             raise Mistake(f"{self._output} was just finished by another process.")
-        return file
+        return self._open.enter_context(self._partial.open("a+b"))
 
     def _check_identity(self) -> None:
         here = self._output if self._output.exists() else self._partial
@@ -106,7 +116,7 @@ class PredictionFile:
         if differs:
             raise Mistake(
                 f"{here} was made otherwise:\n"
-                + "\n".join(differs)
+                + "\n".join(some(differs))
                 + "\nUse another --output, or the same run and flags, or delete it."
             )
 
@@ -140,9 +150,10 @@ class PredictionFile:
     def _write(self, rows: Sequence[Sequence[str]]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        self._file.write(text.getvalue().encode("utf-8"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._partial):
+            self._file.write(text.getvalue().encode("utf-8"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def add(self, names: Sequence[str], probabilities: Sequence[Sequence[float]]) -> None:
         """Appends rows and forces them to the disk.
@@ -164,12 +175,14 @@ class PredictionFile:
     def bad(self, name: str, reason: str) -> None:
         """Records an image that has no row, in ``FILE.errors.csv``."""
         self._bad.append(name)
-        csv.writer(self._errors).writerow([name, reason])
-        self._errors.flush()
+        with writing(self.errors_path):
+            csv.writer(self._errors).writerow([name, reason])
+            self._errors.flush()
 
     def finish(self) -> None:
         """Gives the output its name."""
-        self._errors.close()
+        with writing(self.errors_path):
+            self._errors.close()
         if self._output.suffix.lower() == ".parquet":
             _to_parquet(self._partial, self._output, {**self._notes, "made_with": self._identity})
             self._partial.unlink()
@@ -190,9 +203,14 @@ class PredictionFile:
     ) -> None:
         for name in ("_errors", "_file"):
             if name in self.__dict__:
-                self.__dict__[name].close()
+                # What a full disk did not take was told of; it must not hide that.
+                with contextlib.suppress(*([OSError] if error else [])):
+                    self.__dict__[name].close()
         if "_errors" in self.__dict__ and not self._bad:
             self.errors_path.unlink(missing_ok=True)
+        self._open.close()
+        if self.finished:  # who waited for the lock sees the output first
+            self._lock_path.unlink(missing_ok=True)
 
 
 def _parse(line: bytes) -> list[str]:
@@ -233,19 +251,27 @@ def _to_parquet(source: Path, target: Path, notes: Mapping[str, Any]) -> None:
     convert = pyarrow.csv.ConvertOptions(column_types=schema, strings_can_be_null=False)
     temporary = target.with_name(target.name + ".tmp")
     described = schema.with_metadata({"wlsrl_jax": json.dumps(notes)})
-    with (
-        pyarrow.csv.open_csv(source, convert_options=convert) as reader,
-        pq.ParquetWriter(temporary, described) as writer,
-    ):
-        for batch in reader:
-            writer.write_batch(batch.cast(schema).replace_schema_metadata(described.metadata))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+    try:
+        with writing(target):
+            with (
+                pyarrow.csv.open_csv(source, convert_options=convert) as reader,
+                pq.ParquetWriter(temporary, described) as writer,
+            ):
+                for batch in reader:
+                    batch = batch.cast(schema)
+                    writer.write_batch(batch.replace_schema_metadata(described.metadata))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sync_directory(path: Path) -> None:
-    """Makes a renaming last."""
+    """Makes a renaming last; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -25,7 +25,7 @@ from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
-from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.files import Mistake, write_json, writing
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_split
@@ -161,7 +161,7 @@ def _write_rows(
     mean: dict[str, np.ndarray], measures: dict[str, dict[str, np.ndarray]],
 ) -> None:  # fmt: skip
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with writing(path), temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [t.name for t in run.tasks]
         columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]

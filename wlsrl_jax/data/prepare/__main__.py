@@ -9,7 +9,8 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from wlsrl_jax.data.published.common import DatasetSpec, count_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake, some
+from wlsrl_jax.runtime.lock import hold
 
 NEAR_DUPLICATES = ("group", "report", "off")
 
@@ -70,6 +72,7 @@ def prepare(
     if beam_options and not beam_runner:
         raise Mistake("--beam_options are those of a runner: give --beam_runner as well.")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(target))
         if beam_runner:
             from wlsrl_jax.data.prepare.beam_map import beam_mapper  # needs optional packages
 
@@ -170,6 +173,22 @@ def prepare_opened(
     before_or_now = "prepared already, from the same files" if done else "prepared"
     console.print(f"{before_or_now}: {target}", soft_wrap=True)
     return target / MANIFEST
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Prepares one data set at a time: another command waits, and finds it done."""
+    folder, name = target.parent.parent, target.parent.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"--data_dir={folder} cannot be made ({error.strerror}).") from None
+
+    def tell() -> None:
+        print(f"waiting: another command prepares {name} in {folder}", file=sys.stderr, flush=True)
+
+    with hold(folder / f".{name}.lock", waiting=tell):
+        yield
 
 
 def _check_flags(how: Division, near_duplicates: str) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.progress import track
 
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
 from wlsrl_jax.data.images.decode import BadImageError, decode, read_file
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,8 @@ def ordered_map(
       The results, in the order of the values.
     """
     workers = workers or os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
         waiting: collections.deque[Any] = collections.deque()
         for value in values:
             waiting.append(pool.submit(function, value))
@@ -94,12 +95,14 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nobody waits for the others
 
 
 def progress(values: Iterable[Any], text: str, total: int) -> Iterable[Any]:
     """Shows a bar on the terminal while values are gone through; nothing in a log."""
     quiet = not sys.stderr.isatty()
-    return track(values, text, total=total, disable=quiet, console=Console(stderr=True))
+    return track(values, text, total=total, disable=quiet, console=make_console(stderr=True))
 
 
 def _inspect(source: Path, modality: str, file: SourceFile) -> tuple[str, int, Fingerprint] | str:
@@ -163,6 +166,6 @@ def refuse_bad(problems: Sequence[Problem], on_bad_file: str) -> None:
     if bad and on_bad_file == "fail":
         raise Mistake(
             f"{len(bad)} files or rows cannot be used:\n"
-            + "\n".join(f"  {p.path}: {p.reason}" for p in bad)
+            + "\n".join(some(f"  {p.path}: {p.reason}" for p in bad))
             + "\nCorrect them, or go on without them with --on_bad_file=skip."
         )

@@ -25,7 +25,7 @@ from wlsrl_jax.data.prepare.inspect import Mapper, SourceFile, SourceImage, orde
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.prepared import MANIFEST
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
-from wlsrl_jax.files import Mistake, read_json, write_json
+from wlsrl_jax.files import Mistake, read_json, write_json, writing
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
 
@@ -132,11 +132,12 @@ def write_prepared(
     staging = target.parent.parent / f".{target.parent.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
-        _write_records(spec, source, images, size, steps, staging, mapper)
-        written = staging / target.parent.name / target.name
-        folds = len(images[0].folds)
-        (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
-        write_json(written / MANIFEST, manifest)
+        with writing(target):
+            _write_records(spec, source, images, size, steps, staging, mapper)
+            written = staging / target.parent.name / target.name
+            folds = len(images[0].folds)
+            (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
+            write_json(written / MANIFEST, manifest)
         if target.exists():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)

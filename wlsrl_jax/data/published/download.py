@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from tensorflow_datasets.core.download.download_manager import DownloadManager
 from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command, status_of
 from wlsrl_jax.data.published import all_specs, archives, get_spec
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, is_disk_full
+from wlsrl_jax.runtime.lock import hold
 
 CHECKSUMS = "checksums.tsv"
 
@@ -207,8 +210,8 @@ def _fetch_new(file: File, path: Path, listing: Path, known: dict) -> None:
     try:
         os.replace(manager.download(file.url), path)
     except Exception as error:  # requests, urllib3, TFDS: each has kinds of its own
-        if isinstance(error, OSError) and error.errno == 28:
-            raise
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         reason = (str(error).strip() or repr(error)).splitlines()
         raise DownloadError(
             f"{file.url} cannot be fetched ({' '.join(reason[:4])}). Nothing is kept of it; run "
@@ -240,7 +243,17 @@ def download(name: str, output: Path, variant: str = "") -> Path:
     if variant and variant not in variants:
         raise DownloadError(f"--variant={variant}: {name} has {', '.join(variants)}.")
     variant = variant or next(iter(variants))
-    paths = [fetch(file, output / "downloads") for file in variants[variant]]
+    output.mkdir(parents=True, exist_ok=True)
+
+    def tell() -> None:
+        print(f"waiting: another command fetches {name} to {output}", file=sys.stderr, flush=True)
+
+    with hold(output / ".lock", waiting=tell):
+        return _fetch_and_unpack(variants[variant], output)
+
+
+def _fetch_and_unpack(files: Sequence[File], output: Path) -> Path:
+    paths = [fetch(file, output / "downloads") for file in files]
     original = output / "original"
     if original.exists():
         return original
