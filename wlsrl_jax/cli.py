@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -136,16 +136,14 @@ def what_to_tell(error: BaseException) -> str | None:
 
 
 def _no_backend(error: BaseException) -> str | None:
-    """Why JAX found no device, or "" where it does not say; None for any other error."""
-    trace, last = error.__traceback__, ""
-    while trace is not None:
-        last, trace = trace.tb_frame.f_code.co_filename, trace.tb_next
-    if Path(last).name != "xla_bridge.py":
+    """Why JAX has no device, or "" where it does not say; None if it has, or it is not that."""
+    if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
         return None
-    if isinstance(error, AssertionError):  # a platform that JAX knows, and no plugin for it
-        return ""
-    lines = str(error).splitlines() or [""]
-    return lines[0].partition(" (set JAX_PLATFORMS")[0] if isinstance(error, RuntimeError) else None
+    try:
+        sys.modules["jax"].devices()
+    except Exception as reason:  # an AssertionError for a platform without its plugin
+        return str(reason).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+    return None
 
 
 def _interrupted() -> int:
@@ -203,6 +201,14 @@ def output_folder(text: str) -> Path:
     return _argument(lambda: check_output_folder(local_path(text)))
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a wrong flag in one line, as every other mistake is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command."""
+        self.exit(EXIT_MISTAKE, f"error: {message} (--help shows the flags)\n")
+
+
 PATH_TYPES = (path, path_text, path_list, output_file, output_folder)
 """What a flag that holds a path is parsed with; nothing else."""
 
@@ -246,14 +252,17 @@ class Table(RichTable):
         super().add_row(*map(Text, cells), **options)
 
 
-class _Console(Console):
+class Console(RichConsole):
+    """A console of ``console``."""
+
     def on_broken_pipe(self) -> None:
+        """What rich calls where nobody reads."""
         raise BrokenPipeError  # ``status_of`` ends the command; rich would give status 1
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console that prints text as it is: no markup, no :emoji:, no colours for numbers."""
-    return _Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_table(table: Table) -> None:

@@ -97,7 +97,7 @@ def read_images(paths: Sequence[str], run: TrainedRun) -> list[tuple[str, np.nda
 
 
 def _from_split(run: TrainedRun, args: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
-    source = open_split(run, args.split, args.data_dir)
+    source = open_split(run, args.split, args.data_dir or "")
     height, width, _ = run.image_shape
     found = []
     for index in range(min(args.limit, len(source))):
@@ -206,7 +206,7 @@ def _table(document: dict[str, Any]) -> Table:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.explain",
         description="Which pixels speak for the predicted class: overlays, and their faithfulness.",
     )
@@ -223,9 +223,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--split", choices=["train", "validation", "test"], help="of the run's data"
     )
     parser.add_argument("--limit", type=cli.number(1), default=20, help="images of the split")
-    parser.add_argument(
-        "--data_dir", type=cli.path_text, default="", help="of prepared data, if it has moved"
-    )
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
     return parser

@@ -192,7 +192,7 @@ def _table(document: dict[str, Any]) -> Table:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.explain.pointing",
         description="How often a map's highest point lies on the lesion of a phantom.",
     )

@@ -156,9 +156,7 @@ def export_run(
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wlsrl_jax.export", description="A model as one file."
-    )
+    parser = cli.Parser(prog="python -m wlsrl_jax.export", description="A model as one file.")
     parser.add_argument(
         "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
     )

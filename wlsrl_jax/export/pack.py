@@ -177,7 +177,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.export.pack",
         description="A finished run as a small folder: weights, documents and a model card.",
     )

@@ -127,7 +127,7 @@ def _size(text: str) -> list[int]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.models.summary",
         description="Shapes, parameters and FLOPs of a network.",
     )

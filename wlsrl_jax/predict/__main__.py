@@ -208,7 +208,7 @@ def _digest(run: TrainedRun) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.predict",
         description="Probabilities of image files, by a finished run. Research use only.",
     )

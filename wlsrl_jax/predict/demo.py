@@ -15,8 +15,10 @@ import dataclasses
 import importlib
 import os
 import signal
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,20 @@ def build_page(run: TrainedRun) -> Any:
     return page
 
 
+def check_port(port: int) -> None:
+    """Tries a port before the model is opened.
+
+    Raises:
+      Mistake: if it is taken, or not ours to take.
+    """
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Mistake(f"--port={port}: {error.strerror}; choose another.") from None
+
+
 def serve(run: TrainedRun, port: int) -> None:
     """Serves the page on this machine until Ctrl-C.
 
@@ -199,13 +215,19 @@ def serve(run: TrainedRun, port: int) -> None:
         )
     except OSError:
         raise Mistake(f"--port={port} is in use; choose another.") from None
-    print(f"http://127.0.0.1:{port} (Ctrl-C ends it). {DISCLAIMER}", flush=True)
-    page.block_thread()
+    try:
+        print(f"http://127.0.0.1:{port} (Ctrl-C ends it). {DISCLAIMER}", flush=True)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("ended", flush=True)
+    finally:
+        page.close(verbose=False)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.predict.demo",
         description=f"A page in the browser that grades an image. {DISCLAIMER}",
     )
@@ -220,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = make_parser().parse_args(argv)
     import_gradio()
+    check_port(args.port)
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)

@@ -192,7 +192,7 @@ def _members(args: argparse.Namespace, run: TrainedRun) -> Members:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.predict.uncertainty",
         description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
     )
@@ -208,9 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=cli.number(0, 2**32 - 1), default=0, help="of tta and dropout"
     )
-    parser.add_argument(
-        "--data_dir", type=cli.path_text, default="", help="of prepared data, if it has moved"
-    )
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
     return parser
 
 
@@ -219,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     members = _members(args, run)
-    source = open_split(run, args.split, args.data_dir)
+    source = open_split(run, args.split, args.data_dir or "")
     ids, raw, found = predict_members(run, source, members)
     labels = task_labels(run.tasks, raw)
     mean = {name: p.mean(axis=0, dtype=np.float64) for name, p in found.items()}

@@ -12,7 +12,7 @@ from wlsrl_jax.report.build import write_report
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.report",
         description="Report of a finished run; of several, with the paired differences of each "
         "from the first.",

@@ -74,7 +74,7 @@ def model_card(workdir: Path) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.report.model_card", description="Model card of a finished run."
     )
     parser.add_argument("workdir", type=cli.path, metavar="WORKDIR")

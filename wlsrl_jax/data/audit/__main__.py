@@ -110,7 +110,7 @@ def run(
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.audit",
         description="Looks for identical, near-identical, odd and unusable images of a data set.",
     )

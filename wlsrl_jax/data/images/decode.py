@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.pixels import apply_steps
@@ -21,6 +21,9 @@ MAX_SIDE = 12_000  # a fundus photograph is laid on a square
 MAX_PIXELS = 64_000_000  # 8 k x 8 k; no fundus camera comes near. More is a mistake or an attack
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # Pillow knows dozens that nobody uses here
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Some cameras write a long text into their PNG; it is not read, but it is no damage.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26
+PngImagePlugin.MAX_TEXT_MEMORY = 2**27
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
 _DARK = 12  # grey level below which a fundus photograph shows no retina
 

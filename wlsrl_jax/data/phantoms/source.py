@@ -203,7 +203,7 @@ def contact_sheet(
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.phantoms.source",
         description="Contact sheet of phantoms, a row a class.",
     )

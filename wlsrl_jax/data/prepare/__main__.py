@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from wlsrl_jax import cli
 from wlsrl_jax.cli import Table, run_command, status_of
 from wlsrl_jax.cli import console as make_console
@@ -96,12 +94,12 @@ def prepare_opened(
     repeats: int = 0,
     on_bad_file: str = "fail",
     near_duplicates: str = "group",
-    split_file: str = "",
+    split_file: str | None = None,
     allow_missing_classes: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
     mapper: Mapper | None = None,
-    console: Console | None = None,
+    console: cli.Console | None = None,
 ) -> Path:
     """Prepares a folder as its data set describes it; see ``prepare``.
 
@@ -229,7 +227,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.prepare",
         description="Validates, audits, splits and pre-sizes a downloaded data set.",
     )
@@ -270,7 +268,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--split_file",
         "--previous",
         type=cli.path_text,
-        default="",
         help="CSV with the columns id and split, or an earlier manifest.json: its images keep "
         "their splits",
     )

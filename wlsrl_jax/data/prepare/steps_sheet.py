@@ -85,7 +85,7 @@ def contact_sheet(
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.images.pixels",
         description="Shows images before and after the steps of prepare --preprocess.",
     )

@@ -277,7 +277,7 @@ def _fetch_and_unpack(files: Sequence[File], output: Path) -> Path:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.published.download",
         description="Fetches the original of a data set, or says where to get it.",
     )
