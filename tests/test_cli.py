@@ -197,7 +197,8 @@ class Absent:
     def find_spec(self, name, path=None, target=None):
         if name in ("fcntl", "termios", "resource"):
             raise ImportError(name)
-import filelock, jax, matplotlib, tensorflow_datasets, orbax.checkpoint, grain, sklearn  # not ours to mend
+import filelock, jax, matplotlib, tensorflow_datasets  # what others import is not ours to mend
+import grain, orbax.checkpoint, sklearn
 for name in ("fcntl", "termios", "resource"):
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Absent())

@@ -63,9 +63,10 @@ def message_of(error: BaseException) -> str | None:
         if error.filename is None and error.errno not in DISK_FULL:
             return None
         names = [os.fspath(n) for n in (error.filename, error.filename2) if n is not None]
-        told = ": ".join([" -> ".join(map(str, names)), reason] if names else [reason])
+        names = names or ["standard output or a temporary file"]  # all others are named
+        told = f"{' -> '.join(map(str, names))}: {reason}"
         return f"{told}. {AFTER_FULL}" if error.errno in DISK_FULL else told
-    return f"{_FULL[0]}. {AFTER_FULL}" if is_disk_full(error) else None
+    return f"a file: {_FULL[0]}. {AFTER_FULL}" if is_disk_full(error) else None
 
 
 AFTER_FULL = (
