@@ -96,7 +96,7 @@ class PredictionFile:
 
     def _lock(self) -> BinaryIO:
         try:
-            self._open.enter_context(hold(self._lock_path))
+            self._open.enter_context(hold(self._lock_path, remove=True))
         except HeldError:
             raise Mistake(f"{self._output} is being written by another process.") from None
         if self._output.exists():  # it ended in this very moment
@@ -209,8 +209,6 @@ class PredictionFile:
         if "_errors" in self.__dict__ and not self._bad:
             self.errors_path.unlink(missing_ok=True)
         self._open.close()
-        if self.finished:  # who waited for the lock sees the output first
-            self._lock_path.unlink(missing_ok=True)
 
 
 def _parse(line: bytes) -> list[str]:

@@ -14,12 +14,15 @@ class HeldError(Exception):
 
 
 @contextlib.contextmanager
-def hold(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+def hold(
+    path: Path, waiting: Callable[[], object] | None = None, *, remove: bool = False
+) -> Iterator[None]:
     """Holds a file; the system lets go of it however the process ends.
 
     Args:
-      path: an empty file, made if it does not exist and left where it is.
+      path: an empty file, made if it does not exist.
       waiting: called once where another process holds it, which is then waited for.
+      remove: delete the file at the end; who waits for it makes it anew.
 
     Raises:
       HeldError: if another process holds it and there is no ``waiting``.
@@ -37,4 +40,7 @@ def hold(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[No
     try:
         yield
     finally:
+        if remove:
+            with contextlib.suppress(OSError):  # Windows keeps what is open
+                path.unlink()
         lock.release()

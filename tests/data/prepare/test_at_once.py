@@ -26,4 +26,4 @@ def test_one_does_the_work_and_the_others_find_it_done(tmp_path):
     manifest = json.loads((tmp_path / "data/octdl/1.0.0/manifest.json").read_text("utf-8"))
     assert len(manifest["images"]) == 12 * 2 * 7
     left = sorted(p.name for p in (tmp_path / "data").iterdir())
-    assert left == [".octdl.lock", "octdl"]
+    assert left == ["octdl"]

@@ -177,6 +177,7 @@ def prepare_opened(
 def _alone(target: Path) -> Iterator[None]:
     """Prepares one data set at a time: another command waits, and finds it done."""
     folder, name = target.parent.parent, target.parent.name
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,8 +186,13 @@ def _alone(target: Path) -> Iterator[None]:
     def tell() -> None:
         print(f"waiting: another command prepares {name} in {folder}", file=sys.stderr, flush=True)
 
-    with hold(folder / f".{name}.lock", waiting=tell):
-        yield
+    try:
+        with hold(folder / f".{name}.lock", waiting=tell, remove=True):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # what something was put into stays
+            for empty in made:
+                empty.rmdir()
 
 
 def _check_flags(how: Division, near_duplicates: str) -> None:

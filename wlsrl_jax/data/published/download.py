@@ -248,7 +248,7 @@ def download(name: str, output: Path, variant: str = "") -> Path:
     def tell() -> None:
         print(f"waiting: another command fetches {name} to {output}", file=sys.stderr, flush=True)
 
-    with hold(output / ".lock", waiting=tell):
+    with hold(output / ".lock", waiting=tell, remove=True):
         return _fetch_and_unpack(variants[variant], output)
 
 
