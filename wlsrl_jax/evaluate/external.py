@@ -27,11 +27,14 @@ def parse_label_map(text: str) -> dict[str, str]:
     """Parses "THEIRS:OURS,...".
 
     Raises:
-      Mistake: for an entry without a colon.
+      Mistake: for an entry without a colon, or a class that stands twice.
     """
     pairs = [entry.split(":") for entry in text.split(",") if entry]
     if any(len(pair) != 2 for pair in pairs):
         raise Mistake(f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS.")
+    names = [theirs.strip() for theirs, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Mistake(f"config.eval.label_map={text!r} names {', '.join(twice)} twice.")
     return {theirs.strip(): ours.strip() for theirs, ours in pairs}
 
 

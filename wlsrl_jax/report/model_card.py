@@ -10,6 +10,7 @@ import datetime
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -49,27 +50,32 @@ def model_card(workdir: Path) -> str:
         row["few"] = [c for c, v in row["per_class"].items() if 0 < v["count"] < FEW]
     packed = read_mark(run.trained.workdir) if is_packed(run.trained.workdir) else None
     leaves = jax.tree.leaves(run.trained.variables["params"])
-    return (
-        templates(autoescape=False, filters=FILTERS)
-        .get_template("model_card.md.j2")
-        .render(
-            run=run,
-            packed=packed,
-            prepared=input_spec(run.trained),
-            config=run.trained.config,
-            data=run.trained.data,
-            shape=run.trained.image_shape,
-            spec=all_specs().get(run.trained.data["dataset"]),
-            s=run.statistics,
-            results=rows,
-            titles=TITLES,
-            metrics=[m for m in TITLES if any(m in row["metrics"] for row in rows)],
-            parameters=sum(math.prod(p.shape) for p in leaves),
-            phantom_note=PHANTOM_NOTE,
-            version=wlsrl_jax.__version__,
-            date=datetime.date.today().isoformat(),
-        )
+    environment = templates(autoescape=False, filters=FILTERS)
+    environment.finalize = as_it_is
+    return environment.get_template("model_card.md.j2").render(
+        run=run,
+        packed=packed,
+        prepared=input_spec(run.trained),
+        config=run.trained.config,
+        data=run.trained.data,
+        shape=run.trained.image_shape,
+        spec=all_specs().get(run.trained.data["dataset"]),
+        s=run.statistics,
+        results=rows,
+        titles=TITLES,
+        metrics=[m for m in TITLES if any(m in row["metrics"] for row in rows)],
+        parameters=sum(math.prod(p.shape) for p in leaves),
+        phantom_note=PHANTOM_NOTE,
+        version=wlsrl_jax.__version__,
+        date=datetime.date.today().isoformat(),
     )
+
+
+def as_it_is(value: Any) -> Any:
+    """A text such that neither a table nor a page takes a part of it for its own marks."""
+    if not isinstance(value, str):
+        return value
+    return " ".join(value.replace("|", "\\|").replace("<", "&lt;").split("\n"))
 
 
 def make_parser() -> argparse.ArgumentParser:
