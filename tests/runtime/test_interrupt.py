@@ -10,6 +10,7 @@ import pytest
 
 from tests import sources
 from tests.tiny import ROOT
+from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
 
 
 def start(*arguments, **options):
@@ -186,3 +187,24 @@ def test_an_output_that_cannot_be_written_is_told():
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: standard output") and "No space left on device" in line
+
+
+class Asked(StopRequest):
+    def ask(self):
+        self._note(signal.SIGINT, None)
+
+
+def test_work_that_nobody_looks_up_from_is_stopped_at_once():
+    stop = Asked()
+    with pytest.raises(PreemptedError), stop.at_once():
+        try:
+            stop.ask()
+        except Exception as error:
+            raise RuntimeError("what a library makes of it") from error
+    with pytest.raises(PreemptedError), stop.at_once():  # asked for before
+        pytest.fail("it must not begin")
+    stop = Asked()
+    with stop.at_once():
+        pass
+    stop.ask()  # only noted again
+    assert stop.signal == signal.SIGINT
