@@ -1,24 +1,42 @@
-"""What the smaller command lines share: errors in one line, tables that fit a log."""
+"""What all command lines share: how one is run and ends, its paths and numbers, its tables."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-import jax
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console as RichConsole
+from rich.table import Table as RichTable
+from rich.text import Text
 
-from wlsrl_jax.files import cache_directory, message_of
+from wlsrl_jax.files import (
+    Mistake,
+    cache_directory,
+    check_output_file,
+    check_output_folder,
+    local_path,
+    message_of,
+)
+from wlsrl_jax.runtime import interrupt
+from wlsrl_jax.runtime.start import EXIT_INTERRUPTED
+
+EXIT_MISTAKE = 2
+"""Exit status where the message says what to correct."""
+EXIT_PIPE = 141
+"""Exit status where nobody reads the output any more (``| head -1``), as a shell gives it."""
+
+Main = Callable[[Sequence[str] | None], int | None]
 
 
-def status_of(
-    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
-) -> int:
+def status_of(main: Main, argv: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user's is one line on standard error.
 
     Args:
@@ -26,33 +44,228 @@ def status_of(
       argv: the arguments; None: those of the process.
 
     Returns:
-      The exit status, 2 for a mistake.
+      The exit status: ``EXIT_MISTAKE``, ``EXIT_INTERRUPTED`` after Ctrl-C, ``EXIT_PIPE``, or the
+      command's own.
 
     Raises:
       Exception: what is no mistake of the user's, for its traceback.
     """
     try:
         return main(argv) or 0
+    except KeyboardInterrupt:
+        return _interrupted()
     except Exception as error:
-        message = message_of(error)
+        if interrupt.asked():  # what a library made of it
+            return _interrupted()
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            _drop_output()
+            return EXIT_PIPE
+        message = what_to_tell(error)
         if message is None:
             raise
         if os.environ.get("WLSRL_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {message}", file=sys.stderr)
-        return 2
+        return EXIT_MISTAKE
 
 
-def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
+def run_command(main: Main) -> NoReturn:
     """Runs a command on the arguments of the process and ends it; see ``status_of``."""
+    interrupt.install()
+    prepare_streams()
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    keep_compiled()
+    try:
+        status = status_of(main)
+    except SystemExit as end:  # of argparse: help, or a wrong flag
+        status = end.code if isinstance(end.code, int) else EXIT_MISTAKE
+    except KeyboardInterrupt:  # while an error was being told
+        status = _interrupted()
+    end_command(status)
+
+
+def end_command(status: int) -> NoReturn:
+    """Ends the process, its output whole on its way."""
+    interrupt.settle()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        status = EXIT_PIPE
+    except OSError as error:
+        print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        status = EXIT_MISTAKE
+    if status in (EXIT_INTERRUPTED, EXIT_PIPE):
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(status)  # threads that are busy are not waited for
+    sys.exit(status)
+
+
+def prepare_streams() -> None:
+    """Lets every text be printed in any encoding, escaped where it lacks a character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed by whoever started the command
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def keep_compiled() -> None:
+    """Lets JAX keep what it compiles, under the user's cache directory."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
-    sys.exit(status_of(main))
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = cache_directory("xla")
+        if "jax" in sys.modules:  # it has read the environment
+            sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)
+
+
+def what_to_tell(error: BaseException) -> str | None:
+    """What to tell a person about an error that ended a command; None for a fault of ours."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and (reason := _no_backend(error)) is not None:
+        return (
+            f"JAX_PLATFORMS={platforms}: JAX has no such device here"
+            + (f" ({reason})" if reason else "")
+            + ". Unset it to use what there is; the extra 'cuda' is for NVIDIA GPUs, 'tpu' for "
+            "TPUs."
+        )
+    return message_of(error)
+
+
+def _no_backend(error: BaseException) -> str | None:
+    """Why JAX has no device, or "" where it does not say; None if it has, or it is not that."""
+    if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except Exception as reason:  # an AssertionError for a platform without its plugin
+        return str(reason).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+    return None
+
+
+def _interrupted() -> int:
+    shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which a bar hides
+    print(f"{shown}interrupted; the same command starts it again", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def nobody_reads() -> bool:
+    """Whether a reader of what we print has gone, and it is not some other pipe that broke."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # no file, as in a notebook
+            poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere, and so raises nothing more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _argument(check: Callable[[], Any]) -> Any:
+    try:
+        return check()
+    except Mistake as error:  # argparse names the flag
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> Path:
+    """A path flag: "~" is the home directory, an address such as gs://... is refused."""
+    return _argument(lambda: local_path(text))
+
+
+def path_text(text: str) -> str:
+    """A file, folder or pattern as text, checked like ``path``."""
+    return str(path(text))
+
+
+def path_list(text: str) -> tuple[Path, ...]:
+    """Paths with commas between them."""
+    return tuple(path(part) for part in text.split(",") if part)
+
+
+def output_file(text: str) -> Path:
+    """A path flag for a file that will be written: refused where that cannot be."""
+    return _argument(lambda: check_output_file(local_path(text)))
+
+
+def output_folder(text: str) -> Path:
+    """A path flag for a folder that will be written: refused where that cannot be."""
+    return _argument(lambda: check_output_folder(local_path(text)))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a wrong flag in one line, as every other mistake is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command."""
+        self.exit(EXIT_MISTAKE, f"error: {message} (--help shows the flags)\n")
+
+
+PATH_TYPES = (path, path_text, path_list, output_file, output_folder)
+"""What a flag that holds a path is parsed with; nothing else."""
+
+
+def number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A flag that is a whole number in a range.
+
+    Args:
+      least: that is allowed.
+      most: that is allowed; None: any.
+
+    Returns:
+      The ``type`` of the flag.
+    """
+    allowed = f"{least} or more" if most is None else f"{least} to {most}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {allowed}")
+        return value
+
+    return parse
+
+
+class Table(RichTable):
+    """A table whose title and cells are shown as they are: "[wet]" is a class, not markup."""
+
+    def __init__(self, *, title: str = "") -> None:
+        super().__init__(title=Text(title))
+
+    def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
+        """Adds a column."""
+        super().add_column(Text(header), *args, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Adds a row of texts."""
+        super().add_row(*map(Text, cells), **options)
+
+
+class Console(RichConsole):
+    """A console of ``console``."""
+
+    def on_broken_pipe(self) -> None:
+        """What rich calls where nobody reads."""
+        raise BrokenPipeError  # ``status_of`` ends the command; rich would give status 1
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that prints text as it is: no markup, no :emoji:, no colours for numbers."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_table(table: Table) -> None:
     """Prints a table; a log has no width, so there it is not folded to 80 columns."""
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=140, highlight=False)).print(table)
+    screen = console()
+    (screen if screen.is_terminal else console(width=140)).print(table)

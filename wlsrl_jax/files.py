@@ -5,11 +5,13 @@ Imports nothing of ours and nothing heavy, so that every module may use it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,16 @@ _OF_THE_MACHINE = (
 )  # fmt: skip
 
 
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # how compiled libraries say it
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, says that a disk or a quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        compiled = isinstance(error, RuntimeError | ValueError) and not isinstance(error, Mistake)
+        if compiled and any(text in str(error) for text in _FULL):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -55,8 +63,124 @@ def message_of(error: BaseException) -> str | None:
         if error.filename is None and error.errno not in DISK_FULL:
             return None
         names = [os.fspath(n) for n in (error.filename, error.filename2) if n is not None]
-        return ": ".join([" -> ".join(map(str, names)), reason] if names else [reason])
-    return None
+        names = names or ["standard output or a temporary file"]  # all others are named
+        told = f"{' -> '.join(map(str, names))}: {reason}"
+        return f"{told}. {AFTER_FULL}" if error.errno in DISK_FULL else told
+    return f"a file: {_FULL[0]}. {AFTER_FULL}" if is_disk_full(error) else None
+
+
+AFTER_FULL = (
+    "What was there before is whole. When there is room again, the same command does the rest."
+)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file or folder that is being written where the disk turns out to be full.
+
+    Raises:
+      OSError: of ``DISK_FULL``, naming ``path``; any other error as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        number = error.errno if isinstance(error, OSError) else None
+        number = number if number in DISK_FULL else errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+SHOWN = 20
+
+
+def some(lines: Iterable[str], total: int | None = None, *, rest: str = "") -> list[str]:
+    """The first lines of a list that may be long, and how many more there are.
+
+    Args:
+      lines: to show; no more than ``SHOWN`` are taken where ``total`` is given.
+      total: how many there are; None: they are counted.
+      rest: where the others can be read, as "; all of them are in FILE".
+
+    Returns:
+      At most ``SHOWN`` lines, and one more that counts the rest.
+    """
+    taken: list[str] = []
+    count = 0
+    for count, line in enumerate(lines, 1):
+        if count <= SHOWN:
+            taken.append(line)
+        elif total is not None:
+            break
+    left = (count if total is None else total) - len(taken)
+    return [*taken, f"  ... and {left:,} more{rest}"] if left > 0 else taken
+
+
+def local_path(text: str) -> Path:
+    """A path of this machine as a person writes it.
+
+    Args:
+      text: the path; a leading "~" is the home directory.
+
+    Returns:
+      The path.
+
+    Raises:
+      Mistake: for an empty text, an address such as gs://bucket/run, a home that is not there,
+        or what no file can be named.
+    """
+    if not text.strip() or "\0" in text:
+        raise Mistake(f"{text!r} is no path.")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise Mistake(
+            f"{text} is an address, and only paths of this machine can be read and written: copy "
+            "what lies there to a disk, or mount it."
+        )
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and not os.path.lexists(expanded.partition("/")[0]):
+        raise Mistake(f"{text}: there is no such home directory; ./{text} is the name as it is.")
+    return Path(expanded)
+
+
+def check_output_file(path: Path) -> Path:
+    """Checks that a file can be written, before there is anything to write.
+
+    Returns:
+      The path.
+
+    Raises:
+      Mistake: if it is a folder, or its folder is no folder or cannot be written.
+    """
+    if path.is_dir():
+        raise Mistake(f"{path} is a folder; name a file.")
+    _check_parent(path)
+    return path
+
+
+def check_output_folder(path: Path) -> Path:
+    """Checks that a folder can be made or written, before there is anything to write.
+
+    Returns:
+      The path.
+
+    Raises:
+      Mistake: if it is a file, or it cannot be made or written.
+    """
+    if path.exists() and not path.is_dir():
+        raise Mistake(f"{path} is a file; name a folder.")
+    _check_parent(path / "any")
+    return path
+
+
+def _check_parent(path: Path) -> None:
+    """The nearest folder above that exists must be one, and let us write."""
+    folder = path.absolute().parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise Mistake(f"{path}: {folder} is no folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Mistake(f"{path}: {folder} cannot be written (permission denied).")
 
 
 def cache_directory(part: str) -> str:
@@ -66,13 +190,24 @@ def cache_directory(part: str) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a file whole or not at all; of two processes at once, the last one's stays.
+
+    Raises:
+      OSError: naming the file, if it cannot be written; what was there is as it was.
+    """
+    # A name that is too long is told as such, and not that it became so by ours.
+    temporary = path.with_name(f"{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def plain(value: Any) -> Any:

@@ -10,29 +10,57 @@ if __name__ == "__main__":
     hold_signals()  # until there is somebody to look at them
     restart_with_huge_pages()  # before anything that takes time to import
 
-import itertools
+import contextlib
 import logging
 import os
 import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from wlsrl_jax.cli import (
+    EXIT_MISTAKE,
+    EXIT_PIPE,
+    keep_compiled,
+    nobody_reads,
+    prepare_streams,
+    what_to_tell,
+)
+from wlsrl_jax.config.config_file import read_config_file
 from wlsrl_jax.config.fields import base_config
-from wlsrl_jax.files import cache_directory, is_disk_full, message_of
+from wlsrl_jax.files import Mistake, flatten, is_disk_full, local_path, some
 from wlsrl_jax.ops.kernels.build import load_in_background
-from wlsrl_jax.runtime import processes
+from wlsrl_jax.runtime import interrupt, processes
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED, PreemptedError, StopRequest
 
-EXIT_MISTAKE = 2
-"""Exit status of a run that would fail again: the message says what to correct."""
+
+class _PathParser(flags.ArgumentParser):
+    """A path of this machine; see ``files.local_path``."""
+
+    def parse(self, argument: str) -> Path:
+        return local_path(str(argument))
+
+
+def _from_environment(name: str) -> int | None:
+    """A number that a launcher has set; what is no number is told as of ``name``."""
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    if not text.isdigit():
+        raise Mistake(f"{name}={text!r} in the environment must be a whole number.")
+    return int(text)
+
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:DATASET]", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config>-<dataset>.")
+_WORKDIR = flags.DEFINE(
+    _PathParser(), "workdir", None, "Default: runs/<config>-<dataset>.",
+    serializer=flags.ArgumentSerializer(),
+)  # fmt: skip
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join other processes that only JAX can find, as on Cloud TPU VMs."
@@ -43,13 +71,13 @@ _COORDINATOR = flags.DEFINE_string(
     "and on TPU pods.",
 )  # fmt: skip
 _COUNT = flags.DEFINE_integer(
-    "num_processes", os.environ.get("JAX_NUM_PROCESSES"), "Processes of the run."
+    "num_processes", None, "Processes of the run; default JAX_NUM_PROCESSES."
 )
 _TIMEOUT = flags.DEFINE_integer(
     "initialization_timeout", 300, "Seconds to wait for the other processes at the start."
 )
 _INDEX = flags.DEFINE_integer(
-    "process_id", os.environ.get("JAX_PROCESS_ID"), "Of this process, from 0."
+    "process_id", None, "Of this process, from 0; default JAX_PROCESS_ID."
 )
 
 
@@ -65,19 +93,20 @@ def _main(argv: list[str]) -> int:
 
 
 def _run(stop: StopRequest) -> int:
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", cache_directory("xla"))
+    keep_compiled()
+    prepare_streams()
     threading.excepthook = _thread_error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for noisy in ("absl", "asyncio", "jax", "orbax"):  # what they raise is told once, below
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     config = _CONFIG.value
-    workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.data.dataset}")
+    workdir = _WORKDIR.value or Path(f"runs/{config.name}-{config.data.dataset}")
     try:
+        _expand_paths(config)
         processes.initialize(
             _COORDINATOR.value,
-            _COUNT.value,
-            _INDEX.value,
+            _COUNT.value if _COUNT.value is not None else _from_environment("JAX_NUM_PROCESSES"),
+            _INDEX.value if _INDEX.value is not None else _from_environment("JAX_PROCESS_ID"),
             detect=_DISTRIBUTED.value,
             timeout=_TIMEOUT.value,
         )
@@ -95,9 +124,19 @@ def _run(stop: StopRequest) -> int:
         if processes.is_primary():
             print(f"stopped by {error}; start again with the same command", file=sys.stderr)
         return EXIT_PREEMPTED
+    except KeyboardInterrupt:
+        interrupt.leave("interrupted twice: left at once; the same command resumes the run")
     except Exception as error:
         return _fail(error)
     return 0
+
+
+def _expand_paths(config: Any) -> None:
+    """Lets "~" be the home directory in the fields that are paths, and refuses addresses."""
+    with config.unlocked():
+        for node, name in ((config.data, "data_dir"), (config, "init_from")):
+            if node[name]:
+                node[name] = str(local_path(node[name]))
 
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:
@@ -108,27 +147,35 @@ def _thread_error(args: threading.ExceptHookArgs) -> None:
 
 def _fail(error: Exception) -> int:
     """Says what is wrong; the traceback only where it is no mistake of the user's."""
-    message = message_of(error)
+    if isinstance(error, BrokenPipeError) and nobody_reads():
+        os._exit(EXIT_PIPE)
+    message = what_to_tell(error)
     expected = message is not None
-    alone = jax.process_count() == 1
+    alone = not jax.distributed.is_initialized()  # JAX may have no device to ask
     status = EXIT_MISTAKE if expected else 1
-    if processes.is_lost(error):
+    if not alone and processes.is_lost(error):
         processes.leave(f"another process has gone ({str(error).strip().splitlines()[0][:300]})")
     if os.environ.get("WLSRL_TRACEBACK") or not expected:
         traceback.print_exc()
     if is_disk_full(error):
         workdir = _WORKDIR.value or "runs/..."
+        named = error.filename if isinstance(error, OSError) and error.filename else None
         message = (
-            f"the disk of --workdir={workdir} is full. When there is room again, the same command "
-            "goes on from the last checkpoint."
+            f"the disk of --workdir={workdir} is full"
+            + (f" ({named})" if named else "")
+            + ". Its checkpoints are whole. When there is room again, the same command resumes "
+            "from the last one."
         )
-    if expected and (processes.is_primary() or not isinstance(error, processes.AgreedError)):
+    agreed = not alone and isinstance(error, processes.AgreedError)
+    if expected and not (agreed and not processes.is_primary()):
         print(f"error: {message}", file=sys.stderr, flush=True)
-    if alone or not isinstance(error, processes.AgreedError):
+    if not agreed:
         # Without an orderly end: other processes would be waited for, and wait for this one; and
         # what runs at exit, such as the flush of a log to a full disk, has only noise to add.
-        sys.stdout.flush()
-        processes.tell_others(status, message or str(error))
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        if not alone:
+            processes.tell_others(status, message or str(error))
         os._exit(status)
     return status
 
@@ -140,35 +187,73 @@ def main() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; what is wrong with a config is one line that lists the valid choices."""
-    message = _check_config_file(argv) or _unknown_field(argv)
-    if not message:
-        try:
+    try:
+        argv = _last_counts(argv)
+        if not _asks_for_help(argv):
+            argv = _with_config(argv)
+        message = _unknown_field(argv)
+        if not message:
             return flags.FLAGS(argv)
-        except flags.Error as error:
-            # A config file that raises arrives as a traceback in text; its last line is why.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            message = lines[-1] if "Traceback" in str(error) else str(error)
-        except (AttributeError, KeyError) as error:
-            message = f"the config has no field {error.args[0]}"
-        except (ValueError, TypeError, OSError) as error:
-            message = str(error)
+    except flags.Error as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = lines[-1] if "Traceback" in str(error) else str(error)
+    except (AttributeError, KeyError) as error:
+        message = f"the config has no field {error.args[0]}"
+    except (ValueError, TypeError) as error:  # of a value that does not fit its field
+        message = str(error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_MISTAKE)
 
 
-def _check_config_file(argv: list[str]) -> str:
-    """Why there is no config to read, or ""."""
-    if any(a.lstrip("-").split("=")[0] in ("help", "helpshort", "helpfull") for a in argv[1:]):
-        return ""
-    values = [a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith("config=")]
-    after = [b for a, b in itertools.pairwise(argv[1:]) if a.lstrip("-") == "config"]
-    if not any(values + after):
-        return "--config is needed, such as --config=configs/oct.py"
-    path = Path((values + after)[-1].partition(":")[0])
-    if path.is_file():
-        return ""
-    beside = sorted(str(p) for p in path.parent.glob("*.py"))
-    return f"--config={path} does not exist" + (f"; there is {', '.join(beside)}" if beside else "")
+def _asks_for_help(argv: list[str]) -> bool:
+    return any(a.lstrip("-").split("=")[0] in ("help", "helpshort", "helpfull") for a in argv[1:])
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The arguments with the config file as a path that is there, and fit to be read.
+
+    Raises:
+      Mistake: if none is named, or it is not there or wrong.
+    """
+    value, rest = "", list(argv[:1])
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if name.startswith("-") and name.lstrip("-") == "config":
+            value = text if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    if not value:
+        raise Mistake("--config is needed, such as --config=configs/oct.py")
+    name, colon, dataset = value.partition(":")
+    if name[1:2] == ":" or "://" in value:  # a drive of Windows, or an address
+        name, colon, dataset = value, "", ""
+    path = local_path(name)
+    if not path.is_file():
+        beside = sorted(str(p) for p in path.parent.glob("*.py"))
+        there = f"; there is {', '.join(some(beside))}" if beside else ""
+        raise Mistake(f"--config={path} " + ("is a folder" if path.is_dir() else "does not exist")
+                      + there)  # fmt: skip
+    read_config_file(path, dataset if colon else None)
+    return [*rest[:1], f"--config={path}{colon}{dataset}", *rest[1:]]
+
+
+def _last_counts(argv: list[str]) -> list[str]:
+    """Drops all but the last of a flag for several numbers, which would be added up."""
+    several = {
+        f"config.{name}"
+        for name, default in flatten(base_config("oct").to_dict()).items()
+        if isinstance(default, tuple)
+    }
+    given: list[tuple[str, list[str]]] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
+        name = flag.lstrip("-") if flag.startswith("-") else ""
+        value = [next(arguments, "")] if name in several and not equals else []
+        given.append((name, [argument, *value]))
+    last = {name: k for k, (name, _) in enumerate(given) if name in several}
+    return [w for k, (name, words) in enumerate(given) if last.get(name, k) == k for w in words]
 
 
 def _unknown_field(argv: list[str]) -> str:

@@ -3,6 +3,7 @@ import sys
 import jax
 import pytest
 
+from wlsrl_jax.cli import status_of
 from wlsrl_jax.models import summary as model_summary
 from wlsrl_jax.models.dual_stream import PRESETS, make_model
 
@@ -53,7 +54,5 @@ def test_other_networks_print(monkeypatch, capsys):
     # Stem: 49 weights and 2 of the normalisation a channel; products at 32x48 places.
     assert lines["resnet18 stem"][1:] == ["204", f"{2 * 49 * 4 * 32 * 48 / 1e6:.2f}"]
     for wrong, message in (("--widths=4,8", "four numbers"), ("--streams=standard", "not read")):
-        monkeypatch.setattr(sys, "argv", ["x", "--architecture=resnet18", wrong])
-        with pytest.raises(SystemExit):
-            model_summary.main()
+        assert status_of(model_summary.main, ["--architecture=resnet18", wrong]) == 2
         assert message in capsys.readouterr().err

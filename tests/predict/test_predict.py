@@ -118,7 +118,7 @@ def test_killed_runs_give_each_image_once(finished, tmp_path):
     assert kills == 3 and not output.exists()
     done = subprocess.run(command(finished, output, images), env=env, text=True,
                           capture_output=True)  # fmt: skip
-    assert done.returncode == 0 and "going on: " in done.stderr, done.stderr
+    assert done.returncode == 0 and "resuming: " in done.stderr, done.stderr
     rows = rows_of(output)
     assert len(rows) == 1500 == len({r["path"] for r in rows})
     assert not partial.exists()

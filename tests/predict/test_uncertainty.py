@@ -120,9 +120,10 @@ def test_mistakes(finished, tmp_path):
     for flags, message in (
         (["--method=dropout"], "was trained without dropout"),
         (["--method=ensemble"], "goes with --method=ensemble"),
-        (["--method=tta", "--members=1"], "--members=1"),
         (["--method=ensemble", f"--ensemble={other}"], "was trained on other data"),
         (["--method=ensemble", "--ensemble=nowhere"], "nowhere is not a workdir"),
     ):
         with pytest.raises(ValueError, match=message):
             uncertainty.main([f"--workdir={finished}", *flags])
+    with pytest.raises(SystemExit):  # argparse's way to tell it
+        uncertainty.main([f"--workdir={finished}", "--method=tta", "--members=1"])

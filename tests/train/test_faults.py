@@ -96,7 +96,7 @@ def test_the_disk_is_full(finished, small_disk):
     # Whichever file meets the end of the disk.
     error = output.rstrip().splitlines()[-1]
     assert "No space left" in error or f"the disk of --workdir={disk}/run is full" in error, output
-    assert error.startswith("error: ") and "the same command goes on" in error, output
+    assert error.startswith("error: ") and "the same command resumes" in error, output
     complete = [p.name for p in (disk / "run" / "checkpoints").iterdir() if p.name.isdigit()]
     last = max(map(int, complete))
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)

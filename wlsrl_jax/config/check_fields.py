@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from wlsrl_jax.config.config_file import wrong_fields
 from wlsrl_jax.data.sampling import POWERS
 from wlsrl_jax.files import Mistake, flatten
 
@@ -34,8 +35,10 @@ def check_fields(config: Any) -> None:
       config: the config.
 
     Raises:
-      Mistake: lists each field that is out of range, with its range.
+      Mistake: lists each field that does not exist, or is of another type or out of range.
     """
+    if wrong := wrong_fields(config):
+        raise Mistake("; ".join(wrong) + ".")
     flat = flatten(config.to_dict())
     rules = [
         (POSITIVE, "> 0", lambda v: v > 0),

@@ -141,7 +141,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
 
     c.mesh = ConfigDict()
     c.mesh.fsdp = 1  # devices that share one copy of the parameters
-    return c
+    return c.lock()  # so that a misspelt field of a config file is an error there
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:

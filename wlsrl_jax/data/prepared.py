@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, local_path
 
 MANIFEST = "manifest.json"
 LOOKS = "perceptual_hashes.npy"
@@ -27,9 +27,13 @@ VERSION = "1.0.0"
 
 
 def resolve_data_dir(data_dir: str | None) -> Path:
-    """The directory of prepared data: the argument, TFDS_DATA_DIR, TFDS's default."""
+    """The directory of prepared data: the argument, TFDS_DATA_DIR, TFDS's default.
+
+    Raises:
+      Mistake: if it is no path of this machine.
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
-    return Path(chosen or tfds.core.constants.DATA_DIR).expanduser()
+    return local_path(str(chosen or tfds.core.constants.DATA_DIR))
 
 
 def dataset_dir(name: str, data_dir: str | None) -> Path:

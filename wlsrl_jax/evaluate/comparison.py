@@ -42,6 +42,8 @@ def compare(
     if (labels != second.labels[task.name][theirs]).any():
         raise Mistake(f"task {task.name}: the two runs have different labels for one image.")
     known = labels >= 0
+    if not known.any():
+        raise Mistake(f"task {task.name}: no image that the two runs have in common has a label.")
     p = labelled(task, labels, first.probabilities[task.name][mine])[1]
     q = labelled(task, labels, second.probabilities[task.name][theirs])[1]
     labels, index = labels[known], bootstrap.group_index(first.groups[mine][known])

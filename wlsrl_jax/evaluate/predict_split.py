@@ -15,7 +15,7 @@ import numpy as np
 
 from wlsrl_jax.data import batches as pipeline
 from wlsrl_jax.data.tables import original_cell, safe_cell
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, writing
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runtime import processes
 from wlsrl_jax.runtime.mesh import to_global
@@ -146,7 +146,7 @@ def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predi
     columns = ["id", "group", "split", *(t.name for t in tasks)]
     columns += [f"{t.name}/{c}" for t in tasks for c in t.classes]
     temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with writing(path), temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for split, p in splits.items():

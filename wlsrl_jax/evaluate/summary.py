@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from wlsrl_jax.cli import Table, print_table
 from wlsrl_jax.evaluate.predict_split import Predictions, evaluate_predictions
 from wlsrl_jax.tasks import Task
 from wlsrl_jax.train.log import PHANTOM_NOTE
@@ -90,15 +88,11 @@ def print_results(document: Mapping[str, Any]) -> None:
                 "-" if missing else f"{value:.0f}" if column == "count" else f"{value:.3f}"
             )
         table.add_row(task, *cells)
-    console = Console()
-    if not console.is_terminal:  # a log has no width: do not fold the table to 80 columns
-        console = Console(width=120)
-    console.print(table)
+    print_table(table)
     for task, undefined in reasons.items():
         for metric, reason in undefined.items():
             if "head" in undefined and metric != "head":
                 continue
-            console.print(f"{task} {metric}: {reason}", highlight=False)
+            print(f"{task} {metric}: {reason}")
     for found in document.get("provenance", []):
-        line = f"WARNING: {found['text']}" if found["warning"] else found["text"]
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print(f"WARNING: {found['text']}" if found["warning"] else found["text"])

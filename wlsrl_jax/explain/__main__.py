@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from rich.progress import track
-from rich.table import Table
 
-from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError
 from wlsrl_jax.data.images.listing import find_images
@@ -28,7 +28,7 @@ from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.files import Mistake, some, write_json, writing
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
@@ -118,14 +118,14 @@ def read_images(
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
-        raise Mistake("\n".join(["these files cannot be used:", *bad]))
+        raise Mistake("\n".join(["these files cannot be used:", *some(bad)]))
     return found
 
 
 def _from_split(
     run: TrainedRun, args: argparse.Namespace
 ) -> tuple[list[tuple[str, np.ndarray]], provenance.Overlap]:
-    dataset = open_dataset(run, args.data_dir)
+    dataset = open_dataset(run, args.data_dir or "")
     source = split_of(dataset, args.split)
     height, width, _ = run.image_shape
     found = []
@@ -142,7 +142,8 @@ def _from_split(
 
 def _write(path: Path, image: np.ndarray) -> None:
     shown = image[..., 0] if image.shape[2] == 1 else image
-    Image.fromarray(shown).save(path)
+    with writing(path):
+        Image.fromarray(shown).save(path)
 
 
 def explain(
@@ -243,30 +244,39 @@ def _table(document: dict[str, Any]) -> Table:
     return table
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.explain",
         description="Which pixels speak for the predicted class: overlays, and their faithfulness.",
     )
-    parser.add_argument("images", nargs="*", help="files, folders, patterns, CSVs")
     parser.add_argument(
-        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+        "images", nargs="*", type=cli.path_text, help="files, folders, patterns, CSVs"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
+    parser.add_argument(
+        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=cli.output_folder, required=True, help="folder for the overlays"
+    )
     parser.add_argument(
         "--split", choices=["train", "validation", "test"], help="of the run's data"
     )
-    parser.add_argument("--limit", type=int, default=20, help="images of the split")
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
+    parser.add_argument("--limit", type=cli.number(1), default=20, help="images of the split")
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
     add_flag(parser)
     add_quality_flag(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     if bool(args.images) == bool(args.split):
         raise Mistake("give either image files or --split.")
-    if args.limit < 1 or not 0.0 <= args.alpha <= 1.0:
-        raise Mistake("--limit must be at least 1 and --alpha in 0..1.")
+    if not 0.0 <= args.alpha <= 1.0:
+        raise Mistake(f"--alpha={args.alpha} must be in 0..1.")
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
-from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.files import Mistake, write_json
@@ -192,19 +191,24 @@ def _table(document: dict[str, Any]) -> Table:
     return table
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.explain.pointing",
         description="How often a map's highest point lies on the lesion of a phantom.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run on phantoms")
+    parser.add_argument("--workdir", type=cli.path, required=True, help="of a run on phantoms")
     parser.add_argument("--split", default="test", choices=["validation", "test"])
-    parser.add_argument("--limit", type=int, default=1000, help="phantoms to look at")
-    parser.add_argument("--tolerance", type=int, help="pixels; default: 3%% of the longer side")
+    parser.add_argument("--limit", type=cli.number(1), default=1000, help="phantoms to look at")
+    parser.add_argument(
+        "--tolerance", type=cli.number(0), help="pixels; default: 3%% of the longer side"
+    )
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
-    args = parser.parse_args(argv)
-    if args.limit < 1 or (args.tolerance is not None and args.tolerance < 0):
-        raise Mistake("--limit must be at least 1, --tolerance at least 0.")
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     if not run.data["phantom"]:
         raise Mistake(

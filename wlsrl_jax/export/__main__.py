@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import export
 
 import wlsrl_jax
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images import pixels as preprocess
 from wlsrl_jax.data.images import read_image
@@ -174,15 +175,20 @@ def export_run(
     return output
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m wlsrl_jax.export", description="A model as one file."
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(prog="python -m wlsrl_jax.export", description="A model as one file.")
+    parser.add_argument(
+        "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--output", type=cli.output_folder, required=True, help="folder to write")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--overwrite", action="store_true", help="replace another model there")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
     if run.data["phantom"]:

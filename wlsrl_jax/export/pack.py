@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import division
 from wlsrl_jax.files import Mistake, write_json
@@ -181,23 +182,31 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.export.pack",
         description="A finished run as a small folder: weights, documents and a model card.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--workdir", type=cli.path, required=True, help="of a finished run")
+    parser.add_argument("--output", type=cli.output_folder, required=True, help="folder to write")
     parser.add_argument(
         "--without_training_hashes", action="store_true",
         help=f"leave out {provenance.NAME}: then nobody can verify that images are new to it",
     )  # fmt: skip
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
     parser.add_argument("--note", default="", help="a sentence that is told where it is used")
-    args = parser.parse_args(argv)
-    hashes = not args.without_training_hashes
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     folder = pack(
-        args.workdir, args.output, note=args.note, training_hashes=hashes, data_dir=args.data_dir
+        args.workdir,
+        args.output,
+        note=args.note,
+        training_hashes=not args.without_training_hashes,
+        data_dir=args.data_dir or "",
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
     if (folder / provenance.NAME).exists():

@@ -10,14 +10,16 @@ import argparse
 import collections
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from wlsrl_jax import cli
+from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.phantoms.source import CLASSES, NORMAL
-from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import ARCHITECTURES, Network, make_network
 from wlsrl_jax.models.dual_stream import PRESETS, Conv
 from wlsrl_jax.tasks import make_tasks
@@ -103,16 +105,35 @@ def summarize(model: Network, image_shape: tuple[int, int, int]) -> str:
     return "\n".join(lines)
 
 
+def _numbers(text: str, separator: str) -> list[int]:
+    numbers = text.lower().split(separator)
+    if not all(part.isdigit() and int(part) > 0 for part in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be whole numbers with {separator!r} between them"
+        )
+    return [int(part) for part in numbers]
+
+
 def _widths(text: str) -> list[int]:
-    return [int(w) for w in text.split(",") if w]
+    return _numbers(text, ",")
 
 
-def main() -> None:
-    """Prints the summary of a network."""
-    parser = argparse.ArgumentParser(description="Shapes, parameters and FLOPs of a network.")
+def _size(text: str) -> list[int]:
+    numbers = _numbers(text, "x")
+    if len(numbers) != 3 or numbers[2] not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r} must be HEIGHTxWIDTHx1 or HEIGHTxWIDTHx3")
+    return numbers
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
+        prog="python -m wlsrl_jax.models.summary",
+        description="Shapes, parameters and FLOPs of a network.",
+    )
     parser.add_argument("--architecture", choices=ARCHITECTURES, default=ARCHITECTURES[0])
     parser.add_argument("--preset", choices=list(PRESETS), default="small")
-    parser.add_argument("--size", default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
+    parser.add_argument("--size", type=_size, default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
     parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
     parser.add_argument(
         "--widths",
@@ -120,25 +141,27 @@ def main() -> None:
         default=(),
         help="channels of each stage, as 16,32,64; default: the preset's",
     )  # fmt: skip
-    parser.add_argument("--space_to_depth", type=int, default=1)
-    args = parser.parse_args()
-    height, width, channels = (int(v) for v in args.size.split("x"))
+    parser.add_argument("--space_to_depth", type=cli.number(1), default=1)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the summary of a network."""
+    args = make_parser().parse_args(argv)
+    height, width, channels = args.size
     modality = "oct" if channels == 1 else "fundus"
     tasks = make_tasks(modality, CLASSES[modality], NORMAL[modality])
     heads = {task.name: task.num_classes for task in tasks}
-    try:
-        model = make_network(
-            args.architecture,
-            args.preset,
-            heads,
-            widths=args.widths,
-            streams=args.streams,
-            space_to_depth=args.space_to_depth,
-        )
-        print(summarize(model, (height, width, channels)))
-    except Mistake as error:
-        parser.error(str(error))
+    model = make_network(
+        args.architecture,
+        args.preset,
+        heads,
+        widths=args.widths,
+        streams=args.streams,
+        space_to_depth=args.space_to_depth,
+    )
+    print(summarize(model, (height, width, channels)))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -27,9 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 
+from wlsrl_jax import cli
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.decode import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
@@ -39,7 +40,7 @@ from wlsrl_jax.evaluate.predict_split import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, writing
 from wlsrl_jax.predict.table import PredictionFile
 from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import (
@@ -202,8 +203,9 @@ def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[
                     stem = f"{zlib.crc32(item.name.encode()):08x}-{stem}"
                 path = folder / f"{stem}.{task.name}.png"
                 temporary = path.with_name(f".{path.name}.tmp")
-                Image.fromarray(drawn).save(temporary, "PNG")
-                os.replace(temporary, path)
+                with writing(path):
+                    Image.fromarray(drawn).save(temporary, "PNG")
+                    os.replace(temporary, path)
 
     return write
 
@@ -221,19 +223,30 @@ def _digest(run: TrainedRun) -> str:
     return found.hexdigest()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.predict",
         description="Probabilities of image files, by a finished run. Research use only.",
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, patterns, CSVs")
     parser.add_argument(
-        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+        "paths",
+        nargs="+",
+        type=cli.path_text,
+        metavar="PATH",
+        help="files, folders, patterns, CSVs",
     )
-    parser.add_argument("--output", type=Path, help="FILE.csv or FILE.parquet; default: printed")
+    parser.add_argument(
+        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=cli.output_file, help="FILE.csv or FILE.parquet; default: printed"
+    )
     parser.add_argument("--calibrated", action="store_true", help="temperature-scaled")
-    parser.add_argument("--overlays", type=Path, help="folder for pictures of what was looked at")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--overlays", type=cli.output_folder, help="folder for pictures of what was looked at"
+    )
+    parser.add_argument("--batch_size", type=cli.number(1), default=32)
     parser.add_argument(
         "--on_bad_file", choices=["fail", "skip"], default="fail",
         help="exit status 1 or 0 where images have no row; all others have one either way",
@@ -249,16 +262,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    args = _parser().parse_args(argv)
-    if args.batch_size < 1:
-        raise Mistake(f"--batch_size={args.batch_size} must be at least 1.")
+    args = make_parser().parse_args(argv)
     if args.output:
         return _predict(args, args.output)
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_predict_") as folder:
         output = Path(folder) / "predictions.csv"
         status = _predict(args, output)
         if output.exists():
-            sys.stdout.write(output.read_text(encoding="utf-8"))
+            # As it is in a file, UTF-8, whatever the terminal can show: these are data.
+            sys.stdout.flush()
+            sys.stdout.buffer.write(output.read_bytes())
+            sys.stdout.buffer.flush()
     return status
 
 
@@ -267,7 +281,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)
     listed = find_images(args.paths)
-    console = Console(stderr=True, highlight=False)
+    console = make_console(stderr=True)
     for reason, count in listed.passed_over.items():
         console.print(f"passed over: {count} {reason}")
     warm = temperatures(run) if args.calibrated else None
@@ -305,7 +319,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
             print(f"{output}: complete, {len(file.done) - file.bad_count} images")
             return _status(file, args)
         if file.done:
-            console.print(f"going on: {len(file.done)} images are done")
+            console.print(f"resuming: {len(file.done)} images are done")
         draw = _overlays(run, args.overlays, listed.items) if args.overlays else lambda *_: None
         with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
             bar = progress.add_task("predicting", total=len(todo))
@@ -323,7 +337,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                         file=sys.stderr,
                     )
                 if message:
-                    console.print(message, markup=False, soft_wrap=True)
+                    console.print(message, soft_wrap=True)
 
             try:
                 predict_images(
@@ -339,7 +353,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
                     report=report,
                 )
             except KeyboardInterrupt:
-                goes_on = "; the same command goes on" if args.output else ""
+                goes_on = "; the same command resumes" if args.output else ""
                 console.print(f"stopped after {len(file.done)} images{goes_on}")
                 return EXIT_PREEMPTED
         if not file.done:

@@ -16,8 +16,10 @@ import functools
 import importlib
 import os
 import signal
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.frames import count_images
@@ -200,6 +203,20 @@ def build_page(
     return page
 
 
+def check_port(port: int) -> None:
+    """Tries a port before the model is opened.
+
+    Raises:
+      Mistake: if it is taken, or not ours to take.
+    """
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Mistake(f"--port={port}: {error.strerror}; choose another.") from None
+
+
 def serve(
     run: TrainedRun, port: int, pixel_bits: str = "", quality_check: str = QUALITY_CHECKS[0]
 ) -> None:
@@ -234,25 +251,37 @@ def serve(
         )
     except OSError:
         raise Mistake(f"--port={port} is in use; choose another.") from None
-    print(f"http://127.0.0.1:{port} (Ctrl-C ends it). {DISCLAIMER}", flush=True)
-    page.block_thread()
+    try:
+        print(f"http://127.0.0.1:{port} (Ctrl-C ends it). {DISCLAIMER}", flush=True)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("ended", flush=True)
+    finally:
+        page.close(verbose=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.predict.demo",
         description=f"A page in the browser that grades an image. {DISCLAIMER}",
     )
     parser.add_argument(
-        "--workdir", type=Path, default=DEFAULT, help="of a finished run; default: %(default)s"
+        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
     )
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=cli.number(1, 65535), default=7860)
     add_flag(parser)
     add_quality_flag(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = make_parser().parse_args(argv)
     parse_flag(args.pixel_bits)  # a mistake in it is told now
     import_gradio()
+    check_port(args.port)
     run = load_trained(args.workdir)
     if line := introduction(run):
         print(line, file=sys.stderr, flush=True)

@@ -10,18 +10,19 @@ apostrophe; see ``data/tables.py``.
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.tables import csv_text, original_cell, safe_cell
-from wlsrl_jax.files import Mistake, differences, read_json, write_json
+from wlsrl_jax.files import Mistake, differences, is_disk_full, read_json, some, write_json, writing
+from wlsrl_jax.runtime.lock import HeldError, hold
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -59,6 +60,8 @@ class PredictionFile:
         self._partial = output.with_name(output.name + ".partial")
         self._description = output.with_name(output.name + ".json")
         self._files_path = output.with_name(output.name + ".files.csv")
+        self._lock_path = output.with_name(f".{output.name}.lock")
+        self._held = contextlib.ExitStack()
         self.errors_path = output.with_suffix(".errors.csv")
         self._seen: dict[str, str] = {}
         self.done: set[str] = set()
@@ -77,11 +80,23 @@ class PredictionFile:
                 return
             self._open()
         except OSError as error:
+            if is_disk_full(error):
+                raise
             raise Mistake(f"--output={output} cannot be written ({error.strerror}).") from None
 
     def _open(self) -> None:
         """Takes the partial file for this process and reads what is in it."""
-        self._file = self._lock()
+        self._take()
+        try:
+            if self._output.exists():  # it ended in this very moment
+                raise Mistake(f"{self._output} was just finished by another process.")
+            self._begin()
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _begin(self) -> None:
+        self._file = self._held.enter_context(self._partial.open("a+b"))
         self._file.seek(0, os.SEEK_END)
         if self._file.tell():
             self._check_identity()
@@ -97,17 +112,11 @@ class PredictionFile:
             if self._files.read(1) != b"\n":  # cut off by a kill
                 self._files.write(b"\n")
 
-    def _lock(self) -> BinaryIO:
-        file = self._partial.open("a+b")
+    def _take(self) -> None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            self._held.enter_context(hold(self._lock_path, remove=True))
+        except HeldError:
             raise Mistake(f"{self._output} is being written by another process.") from None
-        if not self._partial.exists() or self._output.exists():  # it ended in this very moment
-            file.close()
-            raise Mistake(f"{self._output} was just finished by another process.")
-        return file
 
     def _check_identity(self) -> None:
         here = self._output if self._output.exists() else self._partial
@@ -121,7 +130,7 @@ class PredictionFile:
         if differs:
             raise Mistake(
                 f"{here} was made otherwise:\n"
-                + "\n".join(differs)
+                + "\n".join(some(differs))
                 + "\nUse another --output, or the same run and flags, or delete it."
             )
 
@@ -153,9 +162,10 @@ class PredictionFile:
             self._write([self._columns])
 
     def _write(self, rows: Sequence[Sequence[str]]) -> None:
-        self._file.write(csv_text(rows).encode("utf-8"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._partial):
+            self._file.write(csv_text(rows).encode("utf-8"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def changed(self, items: Iterable[Item]) -> list[str]:
         """Names of images that are dealt with and whose files are not what they were then.
@@ -186,22 +196,29 @@ class PredictionFile:
             if not k or original_cell(_parse(line)[0]) in self.done
         ]
         # In its place, for the lock is on it; what a kill leaves out is predicted again.
-        self._file.truncate(0)
-        self._file.write(b"".join(lines))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._partial):
+            self._file.truncate(0)
+            self._file.write(b"".join(lines))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _reopen(self) -> None:
-        self._describe(finished=False)
-        if self._output.suffix.lower() == ".parquet":
-            temporary = self._partial.with_name(self._partial.name + ".tmp")
-            _from_parquet(self._output, temporary)
-            os.replace(temporary, self._partial)
-            self._output.unlink()
-        else:
-            os.replace(self._output, self._partial)
-        self.finished, self.done, self._bad = False, set(), []
-        self._open()
+        self._take()
+        try:
+            self._describe(finished=False)
+            if self._output.suffix.lower() == ".parquet":
+                temporary = self._partial.with_name(self._partial.name + ".tmp")
+                with writing(temporary):
+                    _from_parquet(self._output, temporary)
+                os.replace(temporary, self._partial)
+                self._output.unlink()
+            else:
+                os.replace(self._output, self._partial)
+            self.finished, self.done, self._bad = False, set(), []
+            self._begin()
+        except BaseException:
+            self._held.close()
+            raise
 
     def watch(self, items: Iterable[Item]) -> Iterator[Item]:
         """Hands images on and looks at each file before it is read."""
@@ -214,9 +231,10 @@ class PredictionFile:
         known = [[name, self._seen.pop(name)] for name in names if name in self._seen]
         if not self._files.seek(0, os.SEEK_END):
             self._files.write(b"path,size and times\n")
-        self._files.write(csv_text(known).encode("utf-8"))
-        self._files.flush()
-        os.fsync(self._files.fileno())
+        with writing(self._files_path):
+            self._files.write(csv_text(known).encode("utf-8"))
+            self._files.flush()
+            os.fsync(self._files.fileno())
 
     def add(self, names: Sequence[str], probabilities: Sequence[Sequence[float]]) -> None:
         """Appends rows and forces them to the disk.
@@ -240,12 +258,14 @@ class PredictionFile:
         """Records an image that has no row, in ``FILE.errors.csv``."""
         self._note([name])
         self._bad.append(name)
-        csv.writer(self._errors).writerow([safe_cell(name), safe_cell(reason)])
-        self._errors.flush()
+        with writing(self.errors_path):
+            csv.writer(self._errors).writerow([safe_cell(name), safe_cell(reason)])
+            self._errors.flush()
 
     def finish(self) -> None:
         """Gives the output its name."""
-        self._errors.close()
+        with writing(self.errors_path):
+            self._errors.close()
         if self._output.suffix.lower() == ".parquet":
             _to_parquet(self._partial, self._output, {**self._notes, "made_with": self._identity})
             self._partial.unlink()
@@ -266,9 +286,12 @@ class PredictionFile:
     ) -> None:
         for name in ("_errors", "_file", "_files"):
             if name in self.__dict__:
-                self.__dict__[name].close()
+                # What a full disk did not take was told of; it must not hide that.
+                with contextlib.suppress(*([OSError] if error else [])):
+                    self.__dict__[name].close()
         if "_errors" in self.__dict__ and not self._bad:
             self.errors_path.unlink(missing_ok=True)
+        self._held.close()
 
 
 def _parse(line: bytes) -> list[str]:
@@ -319,17 +342,22 @@ def _to_parquet(source: Path, target: Path, notes: Mapping[str, Any]) -> None:
     convert = pyarrow.csv.ConvertOptions(column_types=schema, strings_can_be_null=False)
     temporary = target.with_name(target.name + ".tmp")
     described = schema.with_metadata({"wlsrl_jax": json.dumps(notes)})
-    with (
-        pyarrow.csv.open_csv(source, convert_options=convert) as reader,
-        pq.ParquetWriter(temporary, described) as writer,
-    ):
-        for batch in reader:
-            names = [original_cell(name) for name in batch.column(0).to_pylist()]
-            batch = batch.set_column(0, "path", pa.array(names, pa.string()))
-            writer.write_batch(batch.cast(schema).replace_schema_metadata(described.metadata))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+    try:
+        with writing(target):
+            with (
+                pyarrow.csv.open_csv(source, convert_options=convert) as reader,
+                pq.ParquetWriter(temporary, described) as writer,
+            ):
+                for batch in reader:
+                    names = [original_cell(name) for name in batch.column(0).to_pylist()]
+                    batch = batch.set_column(0, "path", pa.array(names, pa.string())).cast(schema)
+                    writer.write_batch(batch.replace_schema_metadata(described.metadata))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _from_parquet(source: Path, target: Path) -> None:
@@ -349,7 +377,9 @@ def _from_parquet(source: Path, target: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Makes a renaming last."""
+    """Makes a renaming last; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from rich.table import Table
 
-from wlsrl_jax.cli import print_table, run_command
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.data.tables import safe_cell
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
-from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.files import Mistake, write_json, writing
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, load_trained
@@ -198,7 +198,7 @@ def _write_rows(
     mean: dict[str, np.ndarray], measures: dict[str, dict[str, np.ndarray]],
 ) -> None:  # fmt: skip
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with writing(path), temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [t.name for t in run.tasks]
         columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
@@ -228,31 +228,40 @@ def _members(args: argparse.Namespace, runs: Sequence[TrainedRun]) -> Members:
 def _check(args: argparse.Namespace) -> None:
     if bool(args.ensemble) != (args.method == "ensemble"):
         raise Mistake("--ensemble=RUN2,RUN3 goes with --method=ensemble, and the reverse.")
-    if args.members < 2:
-        raise Mistake(f"--members={args.members} must be at least 2.")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
+        prog="python -m wlsrl_jax.predict.uncertainty",
+        description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
+    )
+    parser.add_argument(
+        "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
+    )
+    parser.add_argument("--method", choices=METHODS, default="single")
+    parser.add_argument(
+        "--ensemble", type=cli.path_list, default=(), help="RUN2,RUN3: the other workdirs"
+    )
+    parser.add_argument("--members", type=cli.number(2), default=8, help="of tta and dropout")
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument(
+        "--seed", type=cli.number(0, 2**32 - 1), default=0, help="of tta and dropout"
+    )
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wlsrl_jax.predict.uncertainty",
-        description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run, or pretrained:octdl")
-    parser.add_argument("--method", choices=METHODS, default="single")
-    parser.add_argument("--ensemble", default="", help="RUN2,RUN3: the other workdirs")
-    parser.add_argument("--members", type=int, default=8, help="of tta and dropout")
-    parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--seed", type=int, default=0, help="of tta and dropout")
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     _check(args)
-    others = [Path(p) for p in args.ensemble.split(",") if p]
-    runs = [load_trained(workdir) for workdir in (args.workdir, *others)]
+    data_dir = args.data_dir or ""
+    runs = [load_trained(workdir) for workdir in (args.workdir, *args.ensemble)]
     run, members = runs[0], _members(args, runs)
-    dataset = open_dataset(run, args.data_dir)
+    dataset = open_dataset(run, data_dir)
     source = split_of(dataset, args.split)
-    asked = [o.document(ids=True) for o in ask_members(runs, dataset, args.split, args.data_dir)]
+    asked = [o.document(ids=True) for o in ask_members(runs, dataset, args.split, data_dir)]
     ids, raw, found = predict_members(run, source, members)
     labels = task_labels(run.tasks, raw)
     mean = {name: p.mean(axis=0, dtype=np.float64) for name, p in found.items()}

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.report.build import write_report
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the report of a run, or of several compared."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.report",
         description="Report of a finished run; of several, with the paired differences of each "
         "from the first.",
     )
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
-    parser.add_argument("--output", type=Path, help="default: report.html in the workdir")
+    parser.add_argument("workdirs", nargs="+", type=cli.path, metavar="WORKDIR")
     parser.add_argument(
-        "--pictures", type=int, default=6, help="most confident mistakes of each task; 0: none"
+        "--output", type=cli.output_file, help="default: report.html in the workdir"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=cli.number(0),
+        default=6,
+        help="most confident mistakes of each task; 0: none",
     )
     parser.add_argument("--show_ids", action="store_true", help="print the ids of the images shown")
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
-    args = parser.parse_args(argv)
-    path = write_report(
-        args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids,
-        data_dir=args.data_dir,
-    )  # fmt: skip
-    print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MB)")
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the report of a run, or of several compared."""
+    args = make_parser().parse_args(argv)
+    page = write_report(
+        args.workdirs,
+        args.output,
+        pictures=args.pictures,
+        show_ids=args.show_ids,
+        data_dir=args.data_dir or "",
+    )
+    print(f"report: {page} ({page.stat().st_size / 2**20:.1f} MB)")
 
 
 if __name__ == "__main__":

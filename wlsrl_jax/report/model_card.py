@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 import wlsrl_jax
+from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import write_whole
@@ -74,16 +75,21 @@ def model_card(workdir: Path, data_dir: str = "") -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the card."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.report.model_card", description="Model card of a finished run."
     )
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
-    parser.add_argument("--output", type=Path, help=f"default: {NAME} in the workdir")
-    parser.add_argument("--data_dir", default="", help="of prepared data, if it has moved")
-    args = parser.parse_args(argv)
-    text = model_card(args.workdir, args.data_dir)
+    parser.add_argument("workdir", type=cli.path, metavar="WORKDIR")
+    parser.add_argument("--output", type=cli.output_file, help=f"default: {NAME} in the workdir")
+    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the card."""
+    args = make_parser().parse_args(argv)
+    text = model_card(args.workdir, args.data_dir or "")
     output = args.output or results_dir(resolve(args.workdir)) / NAME
     write_whole(output, text.encode())
     if is_packed(output.parent) and output.name == NAME:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +12,21 @@ from typing import Any
 import jax
 
 from wlsrl_jax.config.fields import completed
-from wlsrl_jax.files import Mistake, differences, flatten, plain, read_json, write_json
+from wlsrl_jax.files import (
+    Mistake,
+    differences,
+    flatten,
+    is_disk_full,
+    plain,
+    read_json,
+    write_json,
+    write_whole,
+)
 from wlsrl_jax.runtime import processes
+from wlsrl_jax.runtime.lock import HeldError, hold
 
 LOCK = ".lock"
+HOLDER = ".holder"  # a name that the run gives itself, for its other hosts
 SHARED_SECONDS = 30.0  # NFS keeps what it knows of a directory for about so long
 
 # Fields that may change between the parts of one run, for they change no result.
@@ -55,7 +64,7 @@ def held(workdir: Path) -> Iterator[None]:
             if processes.is_primary():
                 stack.enter_context(_locked(workdir, token))
         with processes.agreed():
-            if not _shows(workdir / LOCK, token):
+            if not _shows(workdir / HOLDER, token):
                 raise Mistake(
                     f"--workdir={workdir} is not the same directory for process "
                     f"{jax.process_index()} as for process 0; use one that all hosts share."
@@ -68,7 +77,7 @@ def _shows(path: Path, token: str) -> bool:
     end = time.monotonic() + SHARED_SECONDS
     while True:
         with contextlib.suppress(OSError):
-            if path.read_text() == token:
+            if path.read_text(encoding="ascii") == token:
                 return True
         if time.monotonic() > end:
             return False
@@ -77,24 +86,21 @@ def _shows(path: Path, token: str) -> bool:
 
 @contextlib.contextmanager
 def _locked(workdir: Path, token: str) -> Iterator[None]:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / LOCK).open("a")
-    except OSError as error:
-        raise Mistake(
-            f"--workdir={workdir} cannot be made or written ({error.strerror}); choose another."
-        ) from None
-    with file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(workdir / LOCK))
+            write_whole(workdir / HOLDER, token.encode())
+        except HeldError:
             raise Mistake(
                 f"{workdir} is in use by another run; wait for it or use another --workdir."
             ) from None
-        file.truncate(0)
-        file.write(token)
-        file.flush()
-        os.fsync(file.fileno())  # for the other hosts
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise Mistake(
+                f"--workdir={workdir} cannot be made or written ({error.strerror}); choose another."
+            ) from None
         yield
 
 

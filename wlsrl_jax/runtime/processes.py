@@ -66,8 +66,11 @@ def initialize(
                 f"got {coordinator}, {count}, {index}."
             )
         assert coordinator is not None and count is not None and index is not None
-        if not coordinator.rpartition(":")[2].isdigit():
-            raise Mistake(f"--coordinator_address={coordinator} must read HOST:PORT.")
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdigit() and 0 < int(port) < 2**16):
+            raise Mistake(
+                f"--coordinator_address={coordinator} must read HOST:PORT, PORT in 1..65535."
+            )
         if not 0 <= index < count:
             raise Mistake(f"--process_id={index} must be in 0..{count - 1} (--num_processes).")
         if count == 1:

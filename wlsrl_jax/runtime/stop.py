@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 EXIT_PREEMPTED = 75
@@ -20,12 +22,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._at_once = False
 
     def install(self) -> None:
         """Takes over the handlers; call from the main thread."""
         for number in SIGNALS:
             signal.signal(number, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def ignore(self) -> None:
         """Lets signals pass unheeded; for the end, when nothing is left to be stopped.
@@ -40,6 +44,25 @@ class StopRequest:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt
         self.signal = number
+        if self._at_once:
+            raise PreemptedError(signal.Signals(number).name)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that nobody looks up from: a stop that is asked for there interrupts it.
+
+        Raises:
+          PreemptedError: if one was asked for before or meanwhile.
+        """
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        except BaseException:
+            self.check()  # whatever became of the interruption
+            raise
+        finally:
+            self._at_once = False
 
     def check(self) -> None:
         """Raises ``PreemptedError`` if a stop was asked for."""
@@ -49,4 +72,5 @@ class StopRequest:
 
 def hold_signals() -> None:
     """Lets signals wait for ``StopRequest.install``, also in a program that replaces this one."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

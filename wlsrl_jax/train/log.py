@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.files import keep_lines, plain
 from wlsrl_jax.runtime.processes import is_primary
 
@@ -55,7 +55,7 @@ class RunLog:
             )
         self._workdir, self._first_step = workdir, step
         self._terminal = self._primary and sys.stdout.isatty()
-        self._console = Console(highlight=False)
+        self._console = make_console()
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -103,7 +103,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._terminal:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, soft_wrap=True)
         elif self._primary:
             print(text, flush=True)
 

@@ -101,7 +101,8 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
         print_results(document)
         print(f"results: {results}", flush=True)
         if config.report:
-            _report(workdir)
+            with stop.at_once():
+                _report(workdir)
     return document
 
 
@@ -112,6 +113,8 @@ def _report(workdir: Path) -> None:
     if not (workdir / report.NAME).exists():
         try:
             report.write_report([workdir])
+        except PreemptedError:
+            raise
         except Exception as error:
             if os.environ.get("WLSRL_TRACEBACK"):
                 traceback.print_exc()

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from wlsrl_jax.cli import status_of
+from wlsrl_jax import cli
+from wlsrl_jax.cli import console, run_command, status_of
 from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
 from wlsrl_jax.data.audit.page import render
@@ -24,7 +22,7 @@ from wlsrl_jax.data.prepare.inspect import collect, ordered_map
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
-from wlsrl_jax.files import Mistake, write_json, write_whole
+from wlsrl_jax.files import Mistake, some, write_json, write_whole
 
 PAGE, DOCUMENT = "audit.html", "audit.json"
 
@@ -128,31 +126,39 @@ def run(
     return document
 
 
-def _audit(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.audit",
         description="Looks for identical, near-identical, odd and unusable images of a data set.",
     )
     add_source_flags(parser)
     parser.add_argument(
-        "--output", required=True, type=Path, help=f"folder for {PAGE} and {DOCUMENT}"
+        "--output", required=True, type=cli.output_folder, help=f"folder for {PAGE} and {DOCUMENT}"
     )
-    parser.add_argument("--pictures", type=int, default=100, help="pairs shown, of each kind")
+    parser.add_argument(
+        "--pictures", type=cli.number(0), default=100, help="pairs shown, of each kind"
+    )
     parser.add_argument(
         "--hide_ids", action="store_true", help="no names of images or patients on the page"
     )
     add_flag(parser)
-    flags = vars(parser.parse_args(argv))
+    return parser
+
+
+def _audit(argv: Sequence[str] | None) -> None:
+    flags = vars(make_parser().parse_args(argv))
     name, source, options = take_source_flags(flags)
     output, show_ids = flags.pop("output"), not flags.pop("hide_ids")
     found = run(name, source, output, options=options, show_ids=show_ids, **flags)
-    console = Console()
-    console.print(f"{found['dataset']}: {found['images']} images", highlight=False)
-    for problem in found["unusable"]:
-        console.print(f"unusable {problem['path']}: {problem['reason']}", markup=False)
+    screen = console()
+    screen.print(f"{found['dataset']}: {found['images']} images")
+    unusable = (f"unusable {p['path']}: {p['reason']}" for p in found["unusable"])
+    for line in some(unusable, rest=f"; all of them are in {output / DOCUMENT}"):
+        screen.print(line)
     for line in [*sentences(found), *(f"note: {text}" for text in found["notes"])]:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"audit: {output / PAGE}", soft_wrap=True, highlight=False)
+        screen.print(line, soft_wrap=True)
+    screen.print(f"audit: {output / PAGE}", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,4 +167,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(_audit)

@@ -370,8 +370,7 @@ def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int
 
 
 if __name__ == "__main__":
-    import sys
+    from wlsrl_jax.cli import run_command
+    from wlsrl_jax.data.prepare.steps_sheet import write_sheet
 
-    from wlsrl_jax.data.prepare.steps_sheet import main
-
-    sys.exit(main())
+    run_command(write_sheet)

@@ -20,7 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 MIN_SIDE = 16
 MAX_SIDE = 12_000  # a fundus photograph is laid on a square
@@ -29,6 +29,9 @@ MAX_PAGES = 100_000  # a file may claim any number
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF", "PPM")  # of dozens
 FLAG = "--pixel_bits"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Some cameras write a long text into their PNG; it is not read, but it is no damage.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26
+PngImagePlugin.MAX_TEXT_MEMORY = 2**27
 
 _BITS = (8, 10, 12, 14, 16)
 _FEW = 10  # images whose largest value tells little, unless it needs the range's highest bit

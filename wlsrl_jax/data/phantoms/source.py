@@ -13,11 +13,14 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from wlsrl_jax import cli
+from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.images.save import picture_format, save_picture
 from wlsrl_jax.data.phantoms import fundus as phantom_fundus
 from wlsrl_jax.data.phantoms import oct as phantom_oct
 from wlsrl_jax.tasks import DR_GRADES
@@ -198,22 +201,31 @@ def contact_sheet(
     return np.concatenate(rows, axis=0)
 
 
-def main() -> None:
-    """Writes a contact sheet."""
-    from PIL import Image
-
-    parser = argparse.ArgumentParser(description="Contact sheet of phantoms, a row a class.")
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
+        prog="python -m wlsrl_jax.data.phantoms.source",
+        description="Contact sheet of phantoms, a row a class.",
+    )
     parser.add_argument("--modality", choices=list(CLASSES), required=True)
-    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--size", type=int, default=128, help="side of a phantom, pixels")
-    parser.add_argument("--columns", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=cli.output_file, required=True, help="PNG to write")
+    parser.add_argument(
+        "--size", type=cli.number(16, 4096), default=128, help="side of a phantom, pixels"
+    )
+    parser.add_argument("--columns", type=cli.number(1, 100), default=8)
+    parser.add_argument("--seed", type=cli.number(0), default=0)
     parser.add_argument("--masks", action="store_true", help="outline the lesions")
-    args = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes a contact sheet."""
+    args = make_parser().parse_args(argv)
+    picture_format(args.output)
     sheet = contact_sheet(args.modality, args.size, args.columns, args.seed, args.masks)
-    Image.fromarray(sheet).save(args.output)
+    save_picture(args.output, Image.fromarray(sheet))
     print(f"{args.output}: rows {', '.join(CLASSES[args.modality])} (procedural phantoms)")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

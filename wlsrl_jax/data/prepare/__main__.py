@@ -10,14 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from wlsrl_jax.cli import status_of
+from wlsrl_jax import cli
+from wlsrl_jax.cli import Table, run_command, status_of
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
@@ -32,7 +31,8 @@ from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
 from wlsrl_jax.data.published.common import DatasetSpec, count_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, some
+from wlsrl_jax.runtime.lock import hold
 
 NEAR_DUPLICATES = ("group", "report", "off")
 
@@ -71,6 +71,7 @@ def prepare(
     if beam_options and not beam_runner:
         raise Mistake("--beam_options are those of a runner: give --beam_runner as well.")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(target))
         if beam_runner:
             from wlsrl_jax.data.prepare.beam_map import beam_mapper  # needs optional packages
 
@@ -95,14 +96,14 @@ def prepare_opened(
     repeats: int = 0,
     on_bad_file: str = "fail",
     near_duplicates: str = "group",
-    split_file: str = "",
+    split_file: str | None = None,
     allow_absent_ids: bool = False,
     leading_zeros: str = "ask",
     allow_missing_classes: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
     mapper: Mapper | None = None,
-    console: Console | None = None,
+    console: cli.Console | None = None,
 ) -> Path:
     """Prepares a folder as its data set describes it; see ``prepare``.
 
@@ -114,7 +115,7 @@ def prepare_opened(
     Raises:
       Mistake: with every problem listed.
     """
-    console = console or Console()
+    console = console or make_console()
     size = size or spec.size
     mapper = mapper or functools.partial(ordered_map, workers=workers)
     steps = check_steps(preprocess, spec.modality)
@@ -181,14 +182,37 @@ def prepare_opened(
         )
     console.print(table(spec, images))
     for line in sentences(findings):
-        console.print(line, markup=False, highlight=False)
-    for problem in problems:
-        console.print(f"skipped {problem.path}: {problem.reason}", markup=False)
+        console.print(line, soft_wrap=True)
+    skipped = (f"skipped {problem.path}: {problem.reason}" for problem in problems)
+    for line in some(skipped, rest=f"; all of them are in {target / MANIFEST}"):
+        console.print(line)
     for note in notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"note: {note}", soft_wrap=True)
     before_or_now = "prepared already, from the same files" if done else "prepared"
-    console.print(f"{before_or_now}: {target}", soft_wrap=True, highlight=False)
+    console.print(f"{before_or_now}: {target}", soft_wrap=True)
     return target / MANIFEST
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Prepares one data set at a time: another command waits, and finds it done."""
+    folder, name = target.parent.parent, target.parent.name
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"--data_dir={folder} cannot be made ({error.strerror}).") from None
+
+    def tell() -> None:
+        print(f"waiting: another command prepares {name} in {folder}", file=sys.stderr, flush=True)
+
+    try:
+        with hold(folder / f".{name}.lock", waiting=tell, remove=True):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # what something was put into stays
+            for empty in made:
+                empty.rmdir()
 
 
 def _check_flags(folds: int, repeats: int, near_duplicates: str) -> None:
@@ -229,13 +253,13 @@ def _size(text: str) -> tuple[int, int]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.prepare",
         description="Validates, audits, splits and pre-sizes a downloaded data set.",
     )
     add = parser.add_argument
     add_source_flags(parser)
-    add("--data_dir", help="where to write; default TFDS_DATA_DIR, then TFDS's")
+    add("--data_dir", type=cli.path_text, help="where to write; default TFDS_DATA_DIR, then TFDS's")
     add("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
     add(
         "--preprocess",
@@ -252,9 +276,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="draw a division by patient, or take the published test set; default: your own "
         "division (--split_column, train/val/test folders) where there is one, else grouped",
     )
-    add("--seed", type=int, default=0, help="of the division into splits")
-    add("--folds", type=int, default=0, help="of a cross-validation; train with config.data.fold")
-    add("--repeats", type=int, default=0, help="of a repeated hold-out; config.data.fold as well")
+    add("--seed", type=cli.number(0), default=0, help="of the division into splits")
+    add(
+        "--folds",
+        type=cli.number(0),
+        default=0,
+        help="of a cross-validation; train with config.data.fold",
+    )
+    add(
+        "--repeats",
+        type=cli.number(0),
+        default=0,
+        help="of a repeated hold-out; config.data.fold as well",
+    )
     add("--on_bad_file", choices=["fail", "skip"], default="fail")
     add(
         "--near_duplicates",
@@ -266,7 +300,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--split_file",
         "--previous",
-        default="",
+        type=cli.path_text,
         help="CSV with the columns id and split, or an earlier manifest.json: its images keep "
         "their splits",
     )
@@ -300,4 +334,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(_prepare)

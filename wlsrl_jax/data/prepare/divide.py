@@ -18,7 +18,7 @@ from wlsrl_jax.data.prepare.groups import (
 )
 from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _check_classes(
     if text and not how.allow_missing_classes:
         raise Mistake(
             "Not every class is in every split:\n"
-            + "\n".join(text)
+            + "\n".join(some(text))
             + "\nAdd images of at least three patients of each class"
             + (", take fewer --folds," if how.folds else "")
             + " or go on with --allow_missing_classes."

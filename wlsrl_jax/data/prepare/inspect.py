@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.progress import track
 
+from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data import names
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
 from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, to_array
@@ -24,7 +24,7 @@ from wlsrl_jax.data.images.read_image import FLAG, Extent, PixelRange, Wide, dec
 from wlsrl_jax.data.images.set_range import parse_flag, range_line, range_mistakes
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, note, take_notes
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,8 @@ def ordered_map(
       The results, in the order of the values.
     """
     workers = workers or os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
         waiting: collections.deque[Any] = collections.deque()
         for value in values:
             waiting.append(pool.submit(function, value))
@@ -111,12 +112,14 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nobody waits for the others
 
 
 def progress(values: Iterable[Any], text: str, total: int) -> Iterable[Any]:
     """Shows a bar on the terminal while values are gone through; nothing in a log."""
     quiet = not sys.stderr.isatty()
-    return track(values, text, total=total, disable=quiet, console=Console(stderr=True))
+    return track(values, text, total=total, disable=quiet, console=make_console(stderr=True))
 
 
 def _inspect(
@@ -193,8 +196,8 @@ def _named(
     patients = [r.patient for r in good if r.patient is not None]
     spelling, joined = names.one_patient_each(patients, leading_zeros)
     if joined:
-        some = "; ".join(joined[:10]) + ("; ..." if len(joined) > 10 else "")
-        found.append(note(f"{len(joined)} patients in several spellings are joined: {some}."))
+        text = "; ".join(joined[:10]) + ("; ..." if len(joined) > 10 else "")
+        found.append(note(f"{len(joined)} patients in several spellings are joined: {text}."))
     good = [dataclasses.replace(r, patient=spelling.get(r.patient or "", r.patient)) for r in good]
     return good, found
 
@@ -303,6 +306,6 @@ def refuse_bad(problems: Sequence[Problem], on_bad_file: str, notes: Sequence[st
         raise Mistake(
             f"{len(bad)} files or rows cannot be used:\n"
             + "".join(f"  {text}\n" for text in notes)
-            + "\n".join(f"  {p.path}: {p.reason}" for p in bad)
+            + "\n".join(some(f"  {p.path}: {p.reason}" for p in bad))
             + "\nCorrect them, or go on without them with --on_bad_file=skip."
         )

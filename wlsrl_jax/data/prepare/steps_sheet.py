@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from wlsrl_jax import cli
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError, open_image, to_array
@@ -20,6 +21,7 @@ from wlsrl_jax.data.images.pixels import (
     crop_field,
 )
 from wlsrl_jax.data.images.read_image import PixelRange
+from wlsrl_jax.data.images.save import picture_format, save_picture
 from wlsrl_jax.data.images.set_range import add_flag, chosen_range, range_line
 from wlsrl_jax.data.images.steps import check_steps, describe, parse_steps
 from wlsrl_jax.files import Mistake
@@ -82,14 +84,23 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.images.pixels",
         description="Shows images before and after the steps of prepare --preprocess.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns, CSVs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=cli.path_text,
+        metavar="IMAGE",
+        help="files, folders, patterns, CSVs",
+    )
     parser.add_argument("--modality", choices=["oct", "fundus"], required=True)
-    parser.add_argument("--output", type=Path, required=True, help="JPEG or PNG to write")
+    parser.add_argument(
+        "--output", type=cli.output_file, required=True, help="JPEG or PNG to write"
+    )
     parser.add_argument(
         "--preprocess",
         type=parse_steps,
@@ -97,11 +108,17 @@ def _main(argv: Sequence[str] | None) -> None:
         metavar="NAME,...",
         help="a last column: these steps one after the other, as prepare would apply them",
     )
-    parser.add_argument("--width", type=int, default=320, help="of a picture, pixels")
+    parser.add_argument(
+        "--width", type=cli.number(16, 4096), default=320, help="of a picture, pixels"
+    )
     add_flag(parser)
-    args = parser.parse_args(argv)
-    if args.width < 16:
-        raise Mistake(f"--width={args.width} must be at least 16.")
+    return parser
+
+
+def write_sheet(argv: Sequence[str] | None) -> None:
+    """Writes the sheet that the arguments ask for."""
+    args = make_parser().parse_args(argv)
+    picture_format(args.output)
     together = check_steps(args.preprocess, args.modality)
     listed = find_images(args.images)
     items = listed.items
@@ -112,13 +129,10 @@ def _main(argv: Sequence[str] | None) -> None:
         print(range_line(pixel_range))
     named = [(Path(item.name).name, _read(item, args.modality, pixel_range)) for item in items]
     sheet = Image.fromarray(contact_sheet(named, args.modality, together, args.width))
-    try:
-        sheet.save(args.output, quality=82)
-    except ValueError:
-        raise Mistake(f"--output={args.output} must end in .jpg or .png.") from None
+    save_picture(args.output, sheet)
     print(f"{args.output}: {len(named)} images")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    return status_of(_main, argv)
+    return status_of(write_sheet, argv)

@@ -33,7 +33,7 @@ from wlsrl_jax.data.prepare.inspect import (
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.prepared import LOOKS, MANIFEST
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
-from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
+from wlsrl_jax.files import Mistake, read_json, write_json, write_whole, writing
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
 
@@ -146,12 +146,13 @@ def write_prepared(
     staging = target.parent.parent / f".{target.parent.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
-        _write_records(spec, source, images, size, steps, pixel_range, staging, mapper)
-        written = staging / target.parent.name / target.name
-        folds = len(images[0].folds)
-        (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
-        write_whole(written / LOOKS, _looks(images))
-        write_json(written / MANIFEST, manifest)
+        with writing(target):
+            _write_records(spec, source, images, size, steps, pixel_range, staging, mapper)
+            written = staging / target.parent.name / target.name
+            folds = len(images[0].folds)
+            (written / split_file.NAME).write_bytes(split_file.write_split_file(images, folds))
+            write_whole(written / LOOKS, _looks(images))
+            write_json(written / MANIFEST, manifest)
         if target.exists():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)

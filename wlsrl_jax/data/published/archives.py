@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import DISK_FULL, Mistake, writing
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_BYTES = 256 * 2**30  # no retinal set is larger
@@ -158,17 +157,18 @@ def unpack(archive: Path, folder: Path) -> None:
 
     Raises:
       BadArchiveError: with the reason; nothing is left then.
-      FileExistsError: if the folder exists.
+      Mistake: if the folder exists.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder} exists; delete it or choose another folder.")
+        raise Mistake(f"{folder} exists; delete it or choose another folder.")
     staging = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     staging.mkdir(parents=True)
     try:
         run = _unpack_zip if archive.name.lower().endswith(".zip") else _unpack_tar
-        run(archive, _Target(archive, staging))
-        os.replace(staging, folder)
+        with writing(folder):
+            run(archive, _Target(archive, staging))
+            os.replace(staging, folder)
     except BadArchiveError:
         raise
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zipfile.LargeZipFile) as error:
@@ -178,7 +178,7 @@ def unpack(archive: Path, folder: Path) -> None:
     except (NotImplementedError, RuntimeError, ValueError) as error:  # methods zipfile lacks
         raise BadArchiveError(f"{archive}: cannot be unpacked ({error})") from None
     except OSError as error:
-        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, PermissionError) or error.errno in DISK_FULL:
             raise
         raise BadArchiveError(f"{archive}: damaged or incomplete ({error})") from None
     finally:

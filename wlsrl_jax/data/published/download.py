@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import shutil
@@ -22,9 +23,11 @@ from pathlib import Path
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import DownloadManager
 
-from wlsrl_jax.cli import status_of
+from wlsrl_jax import cli
+from wlsrl_jax.cli import run_command, status_of
 from wlsrl_jax.data.published import all_specs, archives, get_spec
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, is_disk_full
+from wlsrl_jax.runtime.lock import hold
 
 CHECKSUMS = "checksums.tsv"
 
@@ -207,8 +210,8 @@ def _fetch_new(file: File, path: Path, listing: Path, known: dict) -> None:
     try:
         os.replace(manager.download(file.url), path)
     except Exception as error:  # requests, urllib3, TFDS: each has kinds of its own
-        if isinstance(error, OSError) and error.errno == 28:
-            raise
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         reason = (str(error).strip() or repr(error)).splitlines()
         raise DownloadError(
             f"{file.url} cannot be fetched ({' '.join(reason[:4])}). Nothing is kept of it; run "
@@ -240,7 +243,17 @@ def download(name: str, output: Path, variant: str = "") -> Path:
     if variant and variant not in variants:
         raise DownloadError(f"--variant={variant}: {name} has {', '.join(variants)}.")
     variant = variant or next(iter(variants))
-    paths = [fetch(file, output / "downloads") for file in variants[variant]]
+    output.mkdir(parents=True, exist_ok=True)
+
+    def tell() -> None:
+        print(f"waiting: another command fetches {name} to {output}", file=sys.stderr, flush=True)
+
+    with hold(output / ".lock", waiting=tell, remove=True):
+        return _fetch_and_unpack(variants[variant], output)
+
+
+def _fetch_and_unpack(files: Sequence[File], output: Path) -> Path:
+    paths = [fetch(file, output / "downloads") for file in files]
     original = output / "original"
     if original.exists():
         return original
@@ -262,15 +275,20 @@ def download(name: str, output: Path, variant: str = "") -> Path:
     return original
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = cli.Parser(
         prog="python -m wlsrl_jax.data.published.download",
         description="Fetches the original of a data set, or says where to get it.",
     )
     parser.add_argument("--dataset", required=True, help=", ".join(sorted(all_specs())))
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--output", required=True, type=cli.output_folder, help="folder to make")
     parser.add_argument("--variant", default="", help="size of a MedMNIST set: 28, 64, 128, 224")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = make_parser().parse_args(argv)
     original = download(args.dataset, args.output / args.dataset, args.variant)
     print(f"unpacked: {original}")
     print(f"now: python -m wlsrl_jax.data.prepare --dataset={args.dataset} --source={original}")
@@ -282,4 +300,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(_main)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wlsrl_jax import cli
 from wlsrl_jax.data.images.decode import is_image_name
 from wlsrl_jax.data.names import (
     UNWRITABLE,
@@ -70,7 +71,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("--dataset=folder, a data set of your own")
     group.add_argument("--modality", choices=list(SIZES), help="of the images")
     group.add_argument("--name", help="to store and train it under; default folder")
-    group.add_argument("--table", help="CSV or .xlsx with a row an image; else class folders")
+    group.add_argument(
+        "--table", type=cli.path_text, help="CSV or .xlsx with a row an image; else class folders"
+    )
     group.add_argument("--path_column", help="of the table; default path")
     group.add_argument("--label_column", help="default label; DR grades 0-4 for fundus")
     group.add_argument(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wlsrl_jax import cli
 from wlsrl_jax.data.published import all_specs, archives, folder, get_spec
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.files import Mistake
@@ -18,9 +19,9 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     names = ", ".join([*sorted(all_specs()), "folder (your own)"])
     parser.add_argument("--dataset", required=True, help=names)
     parser.add_argument(
-        "--source", required=True, type=Path, help="folder as published, or an archive of it"
+        "--source", required=True, type=cli.path, help="folder as published, or an archive of it"
     )
-    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    parser.add_argument("--workers", type=cli.number(1), help="threads; default one a core")
     parser.add_argument(
         "--leading_zeros",
         choices=["ask", "same", "different"],

@@ -1,0 +1,258 @@
+"""Every command: how it is run, how it ends, and what its flags take."""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wlsrl_jax
+from tests.tiny import ROOT
+from wlsrl_jax import cli
+from wlsrl_jax.files import (
+    SHOWN,
+    Mistake,
+    is_disk_full,
+    local_path,
+    message_of,
+    some,
+    write_whole,
+    writing,
+)
+
+PACKAGE = Path(wlsrl_jax.__file__).parent
+STANDALONE = {"export/run_model.py"}  # goes with an exported model and imports nothing of ours
+OTHER_FLAGS = {"main.py"}  # absl's
+# Flags of free text, which are no paths. A new one is to be added here or to use a path type.
+TEXTS = {"dataset", "name", "normal", "variant", "note", "beam_runner", "beam_options",
+         "path_column", "label_column", "patient_column", "eye_column", "split_column"}  # fmt: skip
+
+
+def commands():
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if re.search(r"^if __name__ == .__main__.", path.read_text(encoding="utf-8"), re.M):
+            found.append(name)
+    return [name for name in found if name not in STANDALONE]
+
+
+def module_of(name):
+    if name == "data/images/pixels.py":  # it is shipped alone; its command lies elsewhere
+        name = "data/prepare/steps_sheet.py"
+    parts = ["wlsrl_jax", *Path(name).with_suffix("").parts]
+    return importlib.import_module(".".join(parts))
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def environment(**changes):
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def test_the_commands_are_found():
+    assert {"main.py", "predict/__main__.py", "data/prepare/__main__.py"} <= set(commands())
+    assert len(commands()) >= 16
+
+
+@pytest.mark.parametrize("name", [c for c in commands() if c not in OTHER_FLAGS])
+def test_every_command_goes_through_run_command(name):
+    tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
+    (entry,) = [n for n in tree.body if isinstance(n, ast.If) and "__main__" in ast.dump(n.test)]
+    last = entry.body[-1]
+    assert isinstance(last, ast.Expr) and isinstance(last.value, ast.Call), name
+    assert getattr(last.value.func, "id", "") == "run_command", name
+
+
+@pytest.mark.parametrize("name", [c for c in commands() if c not in OTHER_FLAGS])
+def test_every_path_flag_is_a_path_of_this_machine(name):
+    parser = module_of(name).make_parser()
+    assert isinstance(parser, cli.Parser)
+    for action in parser._actions:
+        takes_text = action.nargs != 0 and not action.choices and action.type in (None, str, Path)
+        if takes_text and not isinstance(action, argparse._HelpAction):
+            assert action.dest in TEXTS, f"{name}: --{action.dest} needs a type of cli.PATH_TYPES"
+        if re.search(r"dir|file|source|table|workdir|paths|images|overlays|output", action.dest):
+            if action.dest not in ("on_bad_file",):
+                assert action.type in cli.PATH_TYPES, f"{name}: --{action.dest}"
+        if action.dest in ("output", "overlays"):
+            assert action.type in (cli.output_file, cli.output_folder), f"{name}: --{action.dest}"
+        if action.type is int:
+            pytest.fail(f"{name}: --{action.dest} needs cli.number, which has a range")
+
+
+def test_a_path_is_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/runs/a") == tmp_path / "runs" / "a"
+    assert local_path("runs/~a") == Path("runs/~a")
+    assert local_path("C:/data") == Path("C:/data")
+    assert local_path("pretrained:octdl") == Path("pretrained:octdl")
+    for text in ("gs://b/x", "s3://b", "hdfs://host/x", "HTTPS://x/y.zip", "file:///x", "", " ",
+                 "a\0b", "~nobody_of_this_name/x"):  # fmt: skip
+        with pytest.raises(Mistake):
+            local_path(text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$list.csv").touch()
+    assert local_path("~$list.csv") == Path("~$list.csv")  # such as an office program leaves
+
+
+def test_an_output_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    new = tmp_path / "not" / "there.csv"
+    assert cli.output_file(str(new)) == new and not new.parent.exists()
+    for kind, text in [(cli.output_file, tmp_path), (cli.output_folder, tmp_path / "file"),
+                       (cli.output_file, tmp_path / "file" / "x.csv"),
+                       (cli.output_folder, tmp_path / "file" / "x")]:  # fmt: skip
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(str(tmp_path))):
+            kind(str(text))
+
+
+def test_a_number_has_a_range():
+    port = cli.number(1, 65535)
+    assert port("7860") == 7860
+    for text in ("0", "65536", "99999", "-1", "x", "1.5", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="1 to 65535"):
+            port(text)
+
+
+def test_a_long_list_is_bounded():
+    lines = some(f"row {k}" for k in range(1_000_000))
+    assert len(lines) == SHOWN + 1 and lines[-1] == f"  ... and {1_000_000 - SHOWN:,} more"
+    assert some(["a", "b"]) == ["a", "b"] and some([]) == []
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    write_whole(path, b"old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert str(path) in message_of(caught.value) and "same command" in message_of(caught.value)
+    with pytest.raises(OSError) as caught, writing(path):
+        raise RuntimeError("write() failed: No space left on device; writing x")  # ArrayRecord's
+    assert is_disk_full(caught.value) and str(path) in message_of(caught.value)
+    with pytest.raises(ValueError, match="ours"), writing(path):
+        raise ValueError("ours")
+    assert not is_disk_full(Mistake("No space left on device"))
+
+
+def printed(table):
+    file = io.StringIO()
+    with contextlib.redirect_stdout(file):
+        cli.print_table(table)
+        cli.console().print("[/old] :eye: [red]x")
+    return file.getvalue()
+
+
+def test_what_people_write_is_no_markup():
+    table = cli.Table(title="[wet] :eye:")
+    table.add_column("class [b]")
+    table.add_row("DME [/old]")
+    text = printed(table)
+    for shown in ("[wet] :eye:", "class [b]", "DME [/old]", "[/old] :eye: [red]x"):
+        assert shown in text
+
+
+def test_nothing_of_ours_prints_with_markup():
+    """Consoles and tables come from ``cli``, which shows text as it is."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "cli.py":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"rich\.(console|table) import|^import rich", text, re.M), path
+
+
+def test_a_terminal_without_our_letters():
+    code = (
+        "from wlsrl_jax import cli; t = cli.Table(title='Z\\u00fcrich'); t.add_column('\\u60a3'); "
+        "t.add_row('\\u00e9 rich'); "
+        "cli.run_command(lambda argv: (cli.print_table(t), print('\\udce9'))[2:] or 0)"
+    )
+    for variables in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {}):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=100,
+                              env=environment(**variables))  # fmt: skip
+        assert done.returncode == 0 and b"rich" in done.stdout, done.stderr
+
+
+def test_a_command_imports_without_what_windows_lacks():
+    names = [".".join(["wlsrl_jax", *Path(c).with_suffix("").parts]) for c in commands()]
+    code = f"""
+import importlib, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "termios", "resource"):
+            raise ImportError(name)
+import filelock, jax, matplotlib, tensorflow_datasets  # what others import is not ours to mend
+import grain, orbax.checkpoint, sklearn
+for name in ("fcntl", "termios", "resource"):
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Absent())
+for name in {names!r}:
+    importlib.import_module(name)
+print("all")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          timeout=300, env=environment())  # fmt: skip
+    assert done.stdout.endswith("all\n"), done.stderr
+
+
+def test_a_users_own_jax_py_is_not_taken_for_jax(tmp_path):
+    for name in ("jax", "random", "numpy", "signal", "rich"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')\n")
+    (tmp_path / "neighbour.py").write_text("EPOCHS = 'many'\n")
+    (tmp_path / "mine.py").write_text(
+        "from neighbour import EPOCHS\nfrom wlsrl_jax.config.fields import base_config\n"
+        "def get_config():\n    c = base_config('oct')\n    c.num_epochs = EPOCHS\n    return c\n"
+    )
+    for path in ("", str(tmp_path)):  # an empty entry of PYTHONPATH is the working directory
+        env = environment(PYTHONPATH=os.pathsep.join([path, str(ROOT)]))
+        done = run("wlsrl_jax.models.summary", cwd=tmp_path, env=env)
+        assert done.returncode == 0 and "total" in done.stdout, done.stderr
+    done = run("wlsrl_jax.main", "--config=mine.py", cwd=tmp_path, env=environment())
+    assert done.returncode == 2 and "mine.py, line 5" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["wlsrl_jax.main", f"--config={ROOT}/configs/oct.py", "--workdir=w"],
+        ["wlsrl_jax.export", "--workdir=pretrained:octdl", "--output=x"],
+        ["wlsrl_jax.data.phantoms.source", "--modality=oct", "--output=x.png"],
+    ],
+)
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+def test_a_device_that_is_not_there_is_one_line(arguments, platform, tmp_path):
+    done = run(*arguments, cwd=tmp_path, env=environment(JAX_PLATFORMS=platform))
+    if "phantoms" in arguments[0]:  # needs no device
+        assert done.returncode == 0, done.stderr
+        return
+    (line,) = [text for text in done.stderr.splitlines() if text.strip()]
+    assert done.returncode == 2 and line.startswith(f"error: JAX_PLATFORMS={platform}"), line
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_a_mistake_does_not(capsys):
+    def ours(argv):
+        raise ValueError("operands could not be broadcast together")
+
+    def theirs(argv):
+        raise Mistake("--size=3 is too small.")
+
+    with pytest.raises(ValueError, match="broadcast"):
+        cli.status_of(ours, [])
+    assert cli.status_of(theirs, []) == 2
+    assert capsys.readouterr().err == "error: --size=3 is too small.\n"
