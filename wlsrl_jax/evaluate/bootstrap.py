@@ -18,6 +18,12 @@ LEVEL = 0.95
 REPLICATES = 2000
 _CHUNK = 2_000_000  # weights at a time
 _FEWEST = 0.5  # of the replicates must be defined
+Tell = Callable[[str], None]
+"""Is told how far a long computation is."""
+
+
+def silent(text: str) -> None:
+    """Tells nobody."""
 
 
 def group_index(groups: Sequence[Any]) -> np.ndarray:
@@ -55,6 +61,7 @@ def replicated(
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
+    tell: Tell = silent,
 ) -> dict[str, np.ndarray]:
     """Values of statistics on every replicate.
 
@@ -63,11 +70,16 @@ def replicated(
       index: ``[N]`` group numbers.
       replicates: R.
       seed: of the drawing.
+      tell: is told how many replicates are done.
 
     Returns:
       Name -> ``[R]`` or ``[R, ...]``.
     """
-    parts = [function(w) for w in replicate_weights(index, replicates=replicates, seed=seed)]
+    parts, done = [], 0
+    for weights in replicate_weights(index, replicates=replicates, seed=seed):
+        parts.append(function(weights))
+        done += len(weights)
+        tell(f"{done} of {replicates} replicates")
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -117,6 +129,7 @@ def with_intervals(
     replicates: int = REPLICATES,
     seed: int = 0,
     trials: Mapping[str, np.ndarray] | None = None,
+    tell: Tell = silent,
 ) -> dict[str, dict[str, float]]:
     """Statistics with their intervals.
 
@@ -130,12 +143,13 @@ def with_intervals(
       replicates: R.
       seed: of the drawing.
       trials: name of a proportion -> ``[N]`` bool, the examples in its denominator.
+      tell: is told how many replicates are done.
 
     Returns:
       Name -> {"value", "low", "high"}.
     """
     point = function(np.ones((1, index.size)))
-    drawn = replicated(function, index, replicates=replicates, seed=seed)
+    drawn = replicated(function, index, replicates=replicates, seed=seed, tell=tell)
     groups = int(index.max()) + 1
     out = {}
     for name, values in point.items():

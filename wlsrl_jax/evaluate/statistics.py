@@ -48,6 +48,7 @@ def task_statistics(
     *,
     replicates: int = bootstrap.REPLICATES,
     only: Sequence[str] = (),
+    tell: bootstrap.Tell = bootstrap.silent,
 ) -> dict[str, Any]:
     """Every metric of a task with its interval.
 
@@ -58,6 +59,7 @@ def task_statistics(
       groups: ``[N]`` what is resampled.
       replicates: bootstrap replicates.
       only: names of the metrics to compute, and nothing a class; all by default.
+      tell: is told how far it is.
 
     Returns:
       {"count", "groups", "metrics": name -> {"value", "low", "high", "reason"}, "per_class":
@@ -79,7 +81,9 @@ def task_statistics(
         return overall | {f"{c}/{m}": each[c][m] for c in each for m in each[c]}
 
     trials = _trials(task, labels, probabilities.argmax(axis=1))
-    found = bootstrap.with_intervals(flat, index, replicates=replicates, trials=trials)
+    found = bootstrap.with_intervals(
+        flat, index, replicates=replicates, trials=trials, tell=tell
+    )
     reasons = undefined_reasons(
         task, labels, probabilities, {n: v["value"] for n, v in found.items() if "/" not in n}
     )
@@ -224,6 +228,7 @@ def statistics_document(
     is_phantom: bool,
     has_patient_ids: bool,
     replicates: int = bootstrap.REPLICATES,
+    tell: bootstrap.Tell = bootstrap.silent,
 ) -> dict[str, Any]:
     """Computes everything that the report shows of a run's predictions.
 
@@ -234,6 +239,7 @@ def statistics_document(
       is_phantom: whether the images are phantoms.
       has_patient_ids: whether every image names its patient.
       replicates: bootstrap replicates.
+      tell: is told how far it is.
 
     Returns:
       A JSON document.
@@ -250,8 +256,12 @@ def statistics_document(
         "without_interval": list(WITHOUT_INTERVAL),
         "splits": {
             name: {
-                t.name: whole(t, p.labels[t.name], p.probabilities[t.name], p.groups) for t in tasks
-            }
+                t.name: whole(
+                    t, p.labels[t.name], p.probabilities[t.name], p.groups,
+                    tell=_telling(tell, f"metrics of {t.name} on {name}"),
+                )
+                for t in tasks
+            }  # fmt: skip
             for name, p in splits.items()
         },
         "agreement": _agreement(tasks, test, replicates),
@@ -273,25 +283,27 @@ def statistics_document(
             continue
         index = bootstrap.group_index(test.groups[known])
         before = labelled(task, validation.labels[t], validation.probabilities[t])
-        for question in questions(task):
-            document["operating_points"].append(
-                operating_points(question, before, (labels, p), index, replicates=replicates)
-            )
-        document["curves"][t] = {
-            name: rank_curves(labels == k, p[:, k], index)
+        document["operating_points"] += operating_points(
+            questions(task), before, (labels, p), index, replicates=replicates,
+            tell=_telling(tell, f"operating points of {t}"),
+        )  # fmt: skip
+        cases = {
+            name: (labels == k, p[:, k])
             for k, name in enumerate(task.classes)
             if 0 < (labels == k).sum() < labels.size and (task.num_classes > 2 or k == 1)
         }
+        document["curves"][t] = rank_curves(cases, index, tell=_telling(tell, f"curves of {t}"))
     for case, keys in (("patient", ["patient"]), ("eye", ["patient", "eye"])):
-        cases = _cases(test, details, keys)
-        if cases is None:
+        members = _cases(test, details, keys)
+        if members is None:
             continue
         document["aggregated"][case] = {}
         for task in tasks:
             first, labels, p, left_out = aggregate(
-                task, cases, test.labels[task.name], test.probabilities[task.name]
+                task, members, test.labels[task.name], test.probabilities[task.name]
             )
-            found = short(task, labels, p, test.groups[first])
+            telling = _telling(tell, f"metrics of {task.name}, one case a {case}")
+            found = short(task, labels, p, test.groups[first], tell=telling)
             document["aggregated"][case][task.name] = {**found, "left_out": left_out}
     for key, values in _columns(test, details).items():
         column = np.asarray(values)
@@ -303,16 +315,21 @@ def statistics_document(
             document["subgroups"][key][value or "unknown"] = {
                 t.name: short(
                     t, test.labels[t.name][inside], test.probabilities[t.name][inside],
-                    test.groups[inside],
+                    test.groups[inside], tell=_telling(tell, f"metrics of {t.name} by {key}"),
                 )
                 for t in tasks
             }  # fmt: skip
     return document
 
 
+def _telling(tell: bootstrap.Tell, what: str) -> bootstrap.Tell:
+    return lambda text: tell(f"statistics: {what}, {text}")
+
+
 def write_statistics(
-    workdir: Path, tasks: Sequence[Task], splits: Mapping[str, Predictions], dataset: Any
-) -> dict[str, Any]:
+    workdir: Path, tasks: Sequence[Task], splits: Mapping[str, Predictions], dataset: Any,
+    *, tell: bootstrap.Tell = bootstrap.silent,
+) -> dict[str, Any]:  # fmt: skip
     """Computes the document of a run on a ``datasets.Dataset`` and writes it to its workdir."""
     document = statistics_document(
         tasks,
@@ -320,6 +337,7 @@ def write_statistics(
         details=dataset.details,
         is_phantom=dataset.is_phantom,
         has_patient_ids=dataset.has_patient_ids,
+        tell=tell,
     )
     write_json(workdir / NAME, document)
     return document
