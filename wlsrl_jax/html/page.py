@@ -21,8 +21,9 @@ def templates(*, autoescape: bool, filters: Mapping[str, Callable[..., Any]] | N
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("wlsrl_jax.html"),
         autoescape=autoescape,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        # In HTML a line break is a space, between sentences too; in Markdown each one counts.
+        trim_blocks=not autoescape,
+        lstrip_blocks=not autoescape,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= dict(filters or {})

@@ -15,6 +15,7 @@ from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
+from wlsrl_jax.tasks import Task
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "report.html"
@@ -63,10 +64,17 @@ def reasons(statistics: Mapping[str, Any], task: str) -> list[str]:
     return [f"{reason} ({', '.join(names)})" for reason, names in found.items()]
 
 
-def _task_plots(run: RunFacts, task: str) -> list[str]:
+def _task_plots(run: RunFacts, task: str) -> list[Any]:
     curves = run.statistics["curves"].get(task, {})
-    found = [plots.rank_curve(task, curves, kind) for kind in ("roc", "pr")] if curves else []
-    return [*found, plots.reliability(task, run.statistics["reliability"][task])]
+    kinds = [plots.rank_curve(task, curves, kind) for kind in ("roc", "pr")] if curves else []
+    pairs = [plot for pair in zip(*kinds, strict=True) for plot in pair]
+    return [*pairs, plots.reliability(task, run.statistics["reliability"][task])]
+
+
+def _without_curve(run: RunFacts, task: Task) -> list[str]:
+    """Classes of a task of several that the plots cannot show."""
+    curves = run.statistics["curves"].get(task.name, {})
+    return [c for c in task.classes if c not in curves] if task.num_classes > 2 else []
 
 
 def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
@@ -83,6 +91,7 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
                 "per_class": found.get("per_class", {}),
                 "confusion": found.get("confusion"),
                 "plots": _task_plots(run, task.name) if with_plots else [],
+                "without_curve": _without_curve(run, task),
                 "reasons": reasons(run.statistics, task.name),
                 "calibration": run.statistics["calibration"][task.name],
                 "points": [q for q in run.statistics["operating_points"] if q["task"] == task.name],
