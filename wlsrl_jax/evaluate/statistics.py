@@ -81,9 +81,7 @@ def task_statistics(
         return overall | {f"{c}/{m}": each[c][m] for c in each for m in each[c]}
 
     trials = _trials(task, labels, probabilities.argmax(axis=1))
-    found = bootstrap.with_intervals(
-        flat, index, replicates=replicates, trials=trials, tell=tell
-    )
+    found = bootstrap.with_intervals(flat, index, replicates=replicates, trials=trials, tell=tell)
     reasons = undefined_reasons(
         task, labels, probabilities, {n: v["value"] for n, v in found.items() if "/" not in n}
     )
@@ -257,11 +255,14 @@ def statistics_document(
         "splits": {
             name: {
                 t.name: whole(
-                    t, p.labels[t.name], p.probabilities[t.name], p.groups,
+                    t,
+                    p.labels[t.name],
+                    p.probabilities[t.name],
+                    p.groups,
                     tell=_telling(tell, f"metrics of {t.name} on {name}"),
                 )
                 for t in tasks
-            }  # fmt: skip
+            }
             for name, p in splits.items()
         },
         "agreement": _agreement(tasks, test, replicates),

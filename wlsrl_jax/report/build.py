@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import wlsrl_jax
 from wlsrl_jax.evaluate.comparison import compare
 from wlsrl_jax.files import Mistake, write_whole
@@ -26,6 +28,7 @@ TITLES = {
     "brier": "Brier score", "log_loss": "log loss", "ece": "ECE, equal width",
     "ece_equal_mass": "ECE, equal mass", "prevalence": "prevalence", "f1": "F1",
 }  # fmt: skip
+_NAMED_COLUMNS, _NAMED_LETTERS, _NUMBERED_COLUMNS = 10, 80, 20  # as wide as paper
 _COMPARED = ("balanced_accuracy", "macro_f1", "qwk", "mcc", "auroc", "auprc", "brier", "log_loss")
 
 
@@ -77,6 +80,15 @@ def _without_curve(run: RunFacts, task: Task) -> list[str]:
     return [c for c in task.classes if c not in curves] if task.num_classes > 2 else []
 
 
+def _confusion_parts(task: Task) -> list[list[int]]:
+    """Columns of a confusion matrix in parts that fit a page; [] where one with names does."""
+    if task.num_classes <= _NAMED_COLUMNS and len("".join(task.classes)) <= _NAMED_LETTERS:
+        return []
+    columns = np.arange(task.num_classes)
+    parts = -(-task.num_classes // _NUMBERED_COLUMNS)
+    return [part.tolist() for part in np.array_split(columns, parts)]
+
+
 def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
     """What a page shows of each task."""
     rows = []
@@ -90,6 +102,7 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
                 "metrics": [m for m in TITLES if m in found["metrics"]],
                 "per_class": found.get("per_class", {}),
                 "confusion": found.get("confusion"),
+                "confusion_parts": _confusion_parts(task),
                 "plots": _task_plots(run, task.name) if with_plots else [],
                 "without_curve": _without_curve(run, task),
                 "reasons": reasons(run.statistics, task.name),
@@ -178,7 +191,7 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
     if len(set(names)) < len(names):
         raise Mistake(f"two workdirs have the same name: {', '.join(sorted(names))}.")
     return (
-        templates(autoescape=True, filters=FILTERS)
+        templates(filters=FILTERS)
         .get_template("report.html.j2")
         .render(
             version=wlsrl_jax.__version__,

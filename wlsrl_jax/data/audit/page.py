@@ -92,7 +92,7 @@ def render(
         return [_card(spec, source, images[k], show_ids) for k in members]
 
     return (
-        templates(autoescape=True)
+        templates()
         .get_template("audit.html.j2")
         .render(
             version=wlsrl_jax.__version__,
