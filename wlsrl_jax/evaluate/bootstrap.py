@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from wlsrl_jax.evaluate.telling import Tell, silent
+
 LEVEL = 0.95
 REPLICATES = 2000
 _CHUNK = 2_000_000  # weights at a time
 _FEWEST = 0.5  # of the replicates must be defined
-Tell = Callable[[str], None]
-"""Is told how far a long computation is."""
-
-
-def silent(text: str) -> None:
-    """Tells nobody."""
 
 
 def group_index(groups: Sequence[Any]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.evaluate import bootstrap
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.metrics import CALIBRATION_BINS, RankCurve, calibration_bins
 
 GRID = np.linspace(0.0, 1.0, 101)
@@ -44,7 +45,7 @@ def rank_curves(
     cases: Mapping[str, tuple[np.ndarray, np.ndarray]],
     groups: np.ndarray,
     *,
-    tell: bootstrap.Tell = bootstrap.silent,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """ROC and precision-recall curves of scores with pointwise 95% bands.
 

@@ -111,7 +111,7 @@ def operating_points(
     """
     found: list[dict[str, Any]] = []
     answers: dict[int, dict[str, float]] = {}  # position -> target -> threshold
-    trials = {}
+    trials: dict[str, np.ndarray] = {}
     for k, question in enumerate(asked):
         truth, score = question.ask(*test)
         one = {

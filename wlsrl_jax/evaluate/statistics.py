@@ -18,6 +18,7 @@ from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.curves import rank_curves, reliability
 from wlsrl_jax.evaluate.operating_points import operating_points, questions
 from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import write_json
 from wlsrl_jax.metrics import (
     PER_CLASS,
@@ -48,7 +49,7 @@ def task_statistics(
     *,
     replicates: int = bootstrap.REPLICATES,
     only: Sequence[str] = (),
-    tell: bootstrap.Tell = bootstrap.silent,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Every metric of a task with its interval.
 
@@ -226,7 +227,7 @@ def statistics_document(
     is_phantom: bool,
     has_patient_ids: bool,
     replicates: int = bootstrap.REPLICATES,
-    tell: bootstrap.Tell = bootstrap.silent,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Computes everything that the report shows of a run's predictions.
 
@@ -323,13 +324,13 @@ def statistics_document(
     return document
 
 
-def _telling(tell: bootstrap.Tell, what: str) -> bootstrap.Tell:
+def _telling(tell: Tell, what: str) -> Tell:
     return lambda text: tell(f"statistics: {what}, {text}")
 
 
 def write_statistics(
     workdir: Path, tasks: Sequence[Task], splits: Mapping[str, Predictions], dataset: Any,
-    *, tell: bootstrap.Tell = bootstrap.silent,
+    *, tell: Tell = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Computes the document of a run on a ``datasets.Dataset`` and writes it to its workdir."""
     document = statistics_document(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from wlsrl_jax.cli import run_command
+from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.report.build import write_report
 
 
@@ -24,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--show_ids", action="store_true", help="print the ids of the images shown")
     args = parser.parse_args(argv)
-    path = write_report(args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids)
+    tell = now_and_then(functools.partial(print, file=sys.stderr, flush=True))
+    path = write_report(
+        args.workdirs, args.output, pictures=args.pictures, show_ids=args.show_ids, tell=tell
+    )
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MB)")
 
 

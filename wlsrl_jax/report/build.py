@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 import wlsrl_jax
 from wlsrl_jax.evaluate.comparison import compare
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake, write_whole
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
@@ -67,7 +69,8 @@ def reasons(statistics: Mapping[str, Any], task: str) -> list[str]:
     return [f"{reason} ({', '.join(names)})" for reason, names in found.items()]
 
 
-def _task_plots(run: RunFacts, task: str) -> list[Any]:
+def _task_plots(run: RunFacts, task: str, tell: Tell) -> list[Any]:
+    tell(f"{run.name}: plots of {task}")
     curves = run.statistics["curves"].get(task, {})
     kinds = [plots.rank_curve(task, curves, kind) for kind in ("roc", "pr")] if curves else []
     pairs = [plot for pair in zip(*kinds, strict=True) for plot in pair]
@@ -89,7 +92,7 @@ def _confusion_parts(task: Task) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(columns, parts)]
 
 
-def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
+def results(run: RunFacts, *, with_plots: bool = True, tell: Tell = silent) -> list[dict[str, Any]]:
     """What a page shows of each task."""
     rows = []
     test = run.statistics["splits"]["test"]
@@ -103,7 +106,7 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
                 "per_class": found.get("per_class", {}),
                 "confusion": found.get("confusion"),
                 "confusion_parts": _confusion_parts(task),
-                "plots": _task_plots(run, task.name) if with_plots else [],
+                "plots": _task_plots(run, task.name, tell) if with_plots else [],
                 "without_curve": _without_curve(run, task),
                 "reasons": reasons(run.statistics, task.name),
                 "calibration": run.statistics["calibration"][task.name],
@@ -114,7 +117,11 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+def _told_of(tell: Tell, what: str, text: str) -> None:
+    tell(f"{what}: {text}")
+
+
+def comparisons(runs: Sequence[RunFacts], *, tell: Tell = silent) -> list[dict[str, Any]]:
     """Every later run against the first one, on test.
 
     Raises:
@@ -128,7 +135,11 @@ def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
             raise Mistake(f"{first.name} and {other.name} were not trained on the same data.")
         tasks = []
         for task in first.trained.tasks:
-            result = compare(task, first.predictions["test"], other.predictions["test"])
+            pair = f"{first.name} against {other.name}, {task.name}"
+            result = compare(
+                task, first.predictions["test"], other.predictions["test"],
+                tell=functools.partial(_told_of, tell, pair),
+            )  # fmt: skip
             rows = [
                 {"name": TITLES[name], **result["metrics"][name]}
                 for name in _COMPARED
@@ -147,16 +158,17 @@ def comparisons(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
     return found
 
 
-def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
+def _page(run: RunFacts, pictures: int, show_ids: bool, tell: Tell) -> dict[str, Any]:
     shown, problem = [], run.problem
     if run.dataset is not None and pictures:
+        tell(f"{run.name}: pictures of mistakes")
         source = run.dataset.splits["test"]
         shown = mistakes(
             run.trained, source, run.predictions["test"], most=pictures, show_ids=show_ids
         )
     return {
         "run": run,
-        "results": results(run),
+        "results": results(run, tell=tell),
         "mistakes": shown,
         "mistakes_problem": problem,
         "training": plots.training(run.lines, run.metrics["selected"]["step"]),
@@ -166,13 +178,16 @@ def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
 FILTERS: dict[str, Callable[..., Any]] = {"number": number, "interval": with_interval, "cell": cell}
 
 
-def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False) -> str:
+def build(
+    workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False, tell: Tell = silent
+) -> str:
     """Makes the page of one run, or of several with their paired differences.
 
     Args:
       workdirs: of finished runs; the first is the one that the others are compared with.
       pictures: most confident mistakes shown for each task.
       show_ids: name images, workdirs and the machine's paths.
+      tell: is told how far it is.
 
     Returns:
       HTML without any reference to something outside.
@@ -180,7 +195,7 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
     Raises:
       Mistake: for a workdir without a finished run, or runs that cannot be compared.
     """
-    runs = [collect(workdir) for workdir in workdirs]
+    runs = [collect(workdir, tell=tell) for workdir in workdirs]
     for run in runs:
         if not run.predictions:
             raise Mistake(
@@ -198,8 +213,8 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
             date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             phantom_note=PHANTOM_NOTE,
             titles=TITLES,
-            pages=[_page(run, pictures, show_ids) for run in runs],
-            comparisons=comparisons(runs),
+            pages=[_page(run, pictures, show_ids, tell) for run in runs],
+            comparisons=comparisons(runs, tell=tell),
             names=names,
             show_ids=show_ids,
         )
@@ -208,7 +223,7 @@ def build(workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False
 
 def write_report(
     workdirs: Sequence[Path], output: Path | None = None, *, pictures: int = 6,
-    show_ids: bool = False,
+    show_ids: bool = False, tell: Tell = silent,
 ) -> Path:  # fmt: skip
     """Writes the page, whole or not at all; see ``build``.
 
@@ -217,6 +232,7 @@ def write_report(
       output: file; by default ``report.html`` in the workdir of a single run.
       pictures: see ``build``.
       show_ids: see ``build``.
+      tell: is told how far it is.
 
     Returns:
       The file.
@@ -225,5 +241,6 @@ def write_report(
         if len(workdirs) > 1:
             raise Mistake("--output=FILE.html says where the report of several runs goes.")
         output = workdirs[0] / NAME
-    write_whole(output, build(workdirs, pictures=pictures, show_ids=show_ids).encode())
+    page = build(workdirs, pictures=pictures, show_ids=show_ids, tell=tell)
+    write_whole(output, page.encode())
     return output

@@ -12,6 +12,7 @@ from typing import Any
 from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import TrainedRun, load_trained
@@ -80,8 +81,12 @@ def _predictions(run: TrainedRun) -> dict[str, Predictions]:
     return found
 
 
-def collect(workdir: Path) -> RunFacts:
+def collect(workdir: Path, *, tell: Tell = silent) -> RunFacts:
     """Reads a finished run; statistics that it lacks are computed and written to it.
+
+    Args:
+      workdir: of the run.
+      tell: is told how far it is.
 
     Raises:
       Mistake: if it is not finished, or a file is damaged, naming it.
@@ -99,7 +104,7 @@ def collect(workdir: Path) -> RunFacts:
     if not (workdir / NAME).exists():  # of a run of an older version
         if dataset is None:
             raise Mistake(f"{workdir} has no {NAME}, and it cannot be made: {problem}")
-        write_statistics(workdir, trained.tasks, predictions, dataset)
+        write_statistics(workdir, trained.tasks, predictions, dataset, tell=tell)
     return RunFacts(
         workdir.resolve().name,
         trained,

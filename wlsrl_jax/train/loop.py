@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from wlsrl_jax.data.dataset import class_table
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.statistics import write_statistics
 from wlsrl_jax.evaluate.summary import print_results, results_document
+from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.files import Mistake, read_json, write_json
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.runs import checkpoint
@@ -100,7 +102,7 @@ def _report(workdir: Path) -> None:
 
     if not (workdir / report.NAME).exists():
         try:
-            report.write_report([workdir])
+            report.write_report([workdir], tell=now_and_then(functools.partial(print, flush=True)))
         except Exception as error:
             if os.environ.get("WLSRL_TRACEBACK"):
                 traceback.print_exc()
@@ -425,6 +427,7 @@ def _finish(
     with processes.agreed():
         if processes.is_primary():
             evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
-            write_statistics(workdir, run.tasks, splits, run.dataset)
+            tell = now_and_then(run_log.say)
+            write_statistics(workdir, run.tasks, splits, run.dataset, tell=tell)
             write_json(workdir / "metrics.json", document)  # last: the mark of a finished run
     return document
