@@ -11,8 +11,9 @@ _MEANS_SOMETHING = re.compile(
     r"|<(?=[A-Za-z/!?])"  # a tag, not p <0.001
     r"|&(?=#|[A-Za-z]+[0-9]*;)"
     r"|:(?=[\w+-]+:)"  # an emoji
+    r"|(?<!\S)#"  # a heading, at its end too
 )
-_STARTS_BLOCK = re.compile(r"^( ?)(#|>|[-+](?=[\s-]|$)|=(?=[=\s]*$))")  # heading, list ...
+_STARTS_BLOCK = re.compile(r"^( ?)(>|[-+](?=[\s-]|$)|=(?=[=\s]*$))")  # quotation, list ...
 _NUMBERED = re.compile(r"^( ?[0-9]{1,9})([.)])(?=\s|$)")
 _LINE_BREAK = re.compile("\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
