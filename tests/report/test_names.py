@@ -28,7 +28,7 @@ def named(tmp_path_factory):
     source = class_folders(folder / "source", NAMES, images=12)
     make(source, folder / "data", {"normal": "normal"})
     workdir = folder / "run $1$ <i>_a_|b"
-    run(workdir, data__dataset="folder", data__data_dir=str(folder / "data"), num_epochs=1.0)
+    run(workdir, data__dataset="folder", data__data_dir=str(folder / "data"))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Gg]lyph|.*layout not applied")
         write_report([workdir])

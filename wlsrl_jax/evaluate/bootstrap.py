@@ -48,6 +48,7 @@ def replicate_weights(
         size = min(rows, replicates - start)
         drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        # Not np.take: the order in memory decides how products are rounded.
         yield times.astype(np.float32)[:, index]
 
 
