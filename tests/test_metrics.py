@@ -218,3 +218,26 @@ def test_selection_skips_undefined_parts():
     }
     assert metrics.selection_score(results) == pytest.approx((0.5 + 0.8) / 2)
     assert metrics.selection_score({}) == float("-inf")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize("decimals", [1, 9])
+def test_merged_thresholds_change_no_bit(dtype, share, decimals):
+    rng = np.random.default_rng(0)
+    for size in (1, 40, 3000):
+        positive = rng.random(size) < share
+        score = (rng.random(size) + 0.3 * positive).round(decimals)
+        weights = rng.poisson(1, (5, size)).astype(dtype)
+        whole = metrics.RankCurve(positive, score, weights)
+        merged = metrics.RankCurve(positive, score, weights, merged=True)
+        assert whole.auroc().tobytes() == merged.auroc().tobytes()
+        if dtype == np.float64:
+            assert whole.average_precision().tobytes() == merged.average_precision().tobytes()
+        at = np.searchsorted(-whole.thresholds, -merged.thresholds)
+        np.testing.assert_array_equal(whole.true[:, at], merged.true)
+        np.testing.assert_array_equal(whole.false[:, at], merged.false)
+        sums = (weights * positive)[:, np.argsort(-score, kind="stable")].cumsum(axis=1)
+        np.testing.assert_array_equal(whole.true[:, -1], sums[:, -1])
+    if share == 0.01 and decimals == 9:
+        assert merged.thresholds.size < whole.thresholds.size / 10

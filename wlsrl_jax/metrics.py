@@ -120,7 +120,7 @@ def weighted_metrics(
         one["auroc"] = np.full_like(one["f1"], np.nan)
         one["auprc"] = np.full_like(one["f1"], np.nan)
         for k in present if present.size > 1 else ():
-            curves = RankCurve(labels == k, probabilities[:, k], weights)
+            curves = RankCurve(labels == k, probabilities[:, k], weights, merged=True)
             one["auroc"][:, k], one["auprc"][:, k] = curves.auroc(), curves.average_precision()
         # A constant answer would be perfect where there is one class.
         means = {
@@ -203,10 +203,11 @@ def confusion(
     Returns:
       ``[R, C, C]``, true class first.
     """
-    cell = labels * classes + predicted
+    order = np.argsort(labels * classes + predicted, kind="stable")
+    cell, starts = np.unique((labels * classes + predicted)[order], return_index=True)
     matrix = np.zeros((len(weights), classes * classes))
-    for k in np.unique(cell):
-        matrix[:, k] = weights[:, cell == k].sum(axis=1)
+    ordered = np.take(np.asarray(weights, np.float64), order, axis=1)
+    matrix[:, cell] = np.add.reduceat(ordered, starts, axis=1)
     return matrix.reshape(-1, classes, classes)
 
 
@@ -250,19 +251,35 @@ class RankCurve:
     Args:
       positive: ``[N]`` bool.
       score: ``[N]``, higher is more positive.
-      weights: ``[R, N]``.
+      weights: ``[R, N]``; whole numbers, such as how often an example was drawn, are added
+        without rounding.
+      merged: whether thresholds between which no positive lies are one. Curves and areas stay
+        what they are, and where positives are few they take a fraction of the time.
     """
 
-    def __init__(self, positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> None:
+    def __init__(
+        self, positive: np.ndarray, score: np.ndarray, weights: np.ndarray, *, merged: bool = False
+    ) -> None:
         order = np.argsort(-score, kind="stable")
-        descending = score[order]
-        starts = np.flatnonzero(np.r_[True, descending[1:] != descending[:-1]])
-        sorted_weights, hit = weights[:, order], positive[order]
-        self.thresholds = descending[starts]
-        """``[U]`` distinct scores, descending."""
-        self.true = np.add.reduceat(sorted_weights * hit, starts, axis=1).cumsum(axis=1)
+        descending, hit = score[order], positive[order]
+        new = np.r_[True, descending[1:] != descending[:-1]]
+        starts = np.flatnonzero(new)
+        self._distinct = starts.size
+        last = np.arange(starts.size)  # distinct score that each threshold ends at
+        if merged and (weights.dtype == np.float64 or _is_exact(positive, weights)):
+            rising = np.logical_or.reduceat(hit, starts)
+            last = np.flatnonzero(rising | np.r_[rising[1:], True])
+        self._last = last
+        self.thresholds = descending[starts[last]]
+        """``[U]`` scores, descending; all distinct ones unless merged."""
+        ends = np.r_[starts[1:], hit.size][last]  # one behind the last example
+        negative = np.take(weights, order, axis=1)  # far faster than weights[:, order]
+        positions = np.flatnonzero(hit)
+        own = np.take(negative, positions, axis=1)
+        negative[:, positions] = 0
+        self.true = _sums(own, np.r_[0, np.cumsum(hit)][ends])
         """``[R, U]`` weight of positives at or above each threshold."""
-        self.false = np.add.reduceat(sorted_weights * ~hit, starts, axis=1).cumsum(axis=1)
+        self.false = _sums(negative, ends)
         """``[R, U]`` weight of negatives at or above each threshold."""
 
     def auroc(self) -> np.ndarray:
@@ -278,7 +295,30 @@ class RankCurve:
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = self.true / (self.true + self.false)
             step = np.diff(self.true, axis=1, prepend=0.0)
-            return np.where(step > 0, precision * step, 0.0).sum(axis=1) / self.true[:, -1]
+            terms = np.where(step > 0, precision * step, 0.0)
+            # Zeros where thresholds were merged: NumPy adds in another order without them.
+            spread = np.zeros((len(terms), self._distinct), terms.dtype)
+            spread[:, self._last] = terms
+            return spread.sum(axis=1) / self.true[:, -1]
+
+
+def _is_exact(positive: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether areas of whole weights are free of rounding, so that their order is free."""
+    true = weights @ positive.astype(weights.dtype)
+    area = (true * (weights.sum(axis=1) - true)).max(initial=0)
+    return bool(area < 2.0 ** (np.finfo(weights.dtype).nmant - 1))
+
+
+def _sums(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """``[R, U]`` sums of ``[R, N]`` before each of the ascending ``ends``."""
+    if 4 * ends.size > values.shape[1]:  # short runs, for which reduceat is slow
+        return np.pad(values.cumsum(axis=1), ((0, 0), (1, 0)))[:, ends]
+    filled = np.r_[True, np.diff(ends) > 0] & (ends > 0)
+    starts = np.r_[0, ends[filled]][:-1]
+    out = np.zeros((len(values), ends.size), values.dtype)
+    if starts.size:
+        out[:, filled] = np.add.reduceat(values[:, : ends[-1]], starts, axis=1)
+    return out.cumsum(axis=1, out=out)
 
 
 def _brier(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -311,9 +351,12 @@ def calibration_bins(
         return np.clip(bins, 0, CALIBRATION_BINS - 1)
     _, tie = np.unique(confidence, return_inverse=True)
     starts = np.flatnonzero(np.r_[True, np.diff(np.sort(tie)) > 0])
-    mass = np.add.reduceat(weights[:, np.argsort(tie, kind="stable")], starts, axis=1)
+    mass = np.take(weights, np.argsort(tie, kind="stable"), axis=1)
+    if starts.size < tie.size:
+        mass = np.add.reduceat(mass, starts, axis=1)
     middle = (mass.cumsum(axis=1) - mass / 2) / mass.sum(axis=1, keepdims=True)
-    return np.minimum((middle * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)[:, tie]
+    bins = np.minimum((middle * CALIBRATION_BINS).astype(np.int8), CALIBRATION_BINS - 1)
+    return np.take(bins, tie, axis=1)
 
 
 def calibration_error(

@@ -15,6 +15,7 @@ from wlsrl_jax.train.log import PHANTOM_NOTE
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ablation",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,

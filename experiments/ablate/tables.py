@@ -11,6 +11,7 @@ from ablate.analysis import Analysis, Row
 from ablate.grid import REPEATS, Grid, count_folds
 from ablate.statistics import Estimate
 from wlsrl_jax.files import write_whole
+from wlsrl_jax.html.markdown import escape
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "qwk": "QWK", "ece": "ECE", "mcc": "MCC",
@@ -193,11 +194,13 @@ def compared(grid: Grid, analysis: Analysis, task: str) -> list[str]:
 
 def markdown(grid: Grid, analysis: Analysis) -> str:
     """The tables in Markdown."""
-    parts = [f"# Ablation {grid.name}", "\n".join(f"- {note}" for note in notes(grid, analysis))]
+    lines = "\n".join(f"- {escape(note)}" for note in notes(grid, analysis))
+    parts = [f"# Ablation {escape(grid.name)}", lines]
+    left = len(columns_of(grid))
     for task in grid.metrics:
-        parts += [f"## {task}", _markdown(value_table(grid, analysis, task), len(columns_of(grid)))]
+        parts += [f"## {escape(task)}", _markdown(value_table(grid, analysis, task), left)]
         for _, title, table in further_tables(grid, analysis, task):
-            parts += [f"{title[0].upper()}{title[1:]}:", _markdown(table, len(columns_of(grid)))]
+            parts += [f"{escape(title[0].upper() + title[1:])}:", _markdown(table, left)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -220,7 +223,8 @@ def _labels(row: Row) -> list[str]:
 
 def _markdown(table: Sequence[Sequence[str]], left: int) -> str:
     marks = ["---" if k < left else "---:" for k in range(len(table[0]))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [table[0], marks, *table[1:]])
+    header, *rows = [map(escape, row) for row in table]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
 
 
 def _latex(table: Sequence[Sequence[str]], caption: str, label: str, left: int) -> str:
@@ -237,6 +241,6 @@ def escaped(text: str) -> str:
     """Text for LaTeX: its special characters as they are, ranges and minus signs set right."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
                "<": "$<$", ">": "$>$", **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
-    text = "".join(special.get(c, c) for c in text)
+    text = "".join(special.get(c, c) for c in " ".join(text.splitlines()))  # no paragraph ends
     text = re.sub(r"(?<=\d)-(?=\d)", "--", text)
     return re.sub(r"(?<![\w.$-])([+-])(?=\d)", r"$\1$", text)

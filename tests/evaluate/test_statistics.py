@@ -1,9 +1,11 @@
 import json
+import time
 
 import numpy as np
 import pytest
 
 from tests.tiny import read_predictions as read_rows
+from wlsrl_jax.evaluate import bootstrap
 from wlsrl_jax.evaluate import operating_points as op
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.aggregate import aggregate
@@ -12,6 +14,7 @@ from wlsrl_jax.evaluate.comparison import compare
 from wlsrl_jax.evaluate.curves import GRID, rank_curves, reliability
 from wlsrl_jax.evaluate.predict_split import Predictions
 from wlsrl_jax.evaluate.statistics import statistics_document, task_statistics
+from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.tasks import DR_GRADES, make_tasks, task_labels
 
@@ -90,8 +93,8 @@ def test_thresholds_need_both_sides():
     question = op.Question("x", "T", (1,))
     both = np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])
     one = np.array([1, 1]), both[1]
-    assert "validation" in op.operating_points(question, one, both, np.arange(2))["reason"]
-    assert "test" in op.operating_points(question, both, one, np.arange(2))["reason"]
+    assert "validation" in op.operating_points([question], one, both, np.arange(2))[0]["reason"]
+    assert "test" in op.operating_points([question], both, one, np.arange(2))[0]["reason"]
     # All negatives score above all positives: 95% specificity is nobody.
     found = op.choose_thresholds(np.array([True, False]), np.array([0.1, 0.9]))
     assert found["specificity"] > 0.9 and found["sensitivity"] == 0.1
@@ -149,7 +152,7 @@ def test_curves_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.random(400) < 0.3
     score = truth + rng.normal(size=400)
-    found = rank_curves(truth, score, np.arange(400))
+    found = rank_curves({"x": (truth, score)}, np.arange(400))["x"]
     roc, pr = (np.asarray(found[k]["y"]) for k in ("roc", "pr"))
     assert np.trapezoid(roc, GRID) == pytest.approx(roc_auc_score(truth, score), abs=0.01)
     assert pr[1:].mean() == pytest.approx(average_precision_score(truth, score), abs=0.02)
@@ -210,3 +213,53 @@ def test_damaged_predictions_are_named(tmp_path):
     (tmp_path / "predictions.csv").write_text("id,group,split,TO1\na,b,test")
     with pytest.raises(ValueError, match=r"predictions.csv is damaged \(line 2 is cut off\)"):
         evaluate.read_predictions(tmp_path / "predictions.csv", OCT)
+
+
+def test_a_question_has_its_answer_in_any_company():
+    labels = np.random.default_rng(0).integers(0, 3, 90)
+    p = predictions(OCT, labels, 1).probabilities["TO1"].astype(float)
+    both, groups = (labels, p), np.arange(90)
+    asked = op.questions(OCT[0])
+    together = op.operating_points(asked, both, both, groups, replicates=60)
+    alone = [op.operating_points([q], both, both, groups, replicates=60)[0] for q in asked]
+    assert together == alone and len({q["auroc"]["value"] for q in together}) == 3
+
+
+def test_replicates_are_drawn_as_often_for_many_classes(monkeypatch):
+    """Drawing them for every class anew took most of the time of a task of 60."""
+    drawn = []
+    real = bootstrap.replicate_weights
+
+    def counted(*args, **options):
+        drawn.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(bootstrap, "replicate_weights", counted)
+    counts = []
+    for classes in (3, 30):
+        tasks = make_tasks("oct", [f"C{k}" for k in range(classes)], "C0")
+        labels = np.arange(120) % classes
+        p = predictions(tasks, labels, 0)
+        drawn.clear()
+        document = statistics_document(
+            tasks, {"validation": p, "test": p}, details={}, is_phantom=False,
+            has_patient_ids=False, replicates=20,
+        )  # fmt: skip
+        assert len(document["curves"]["TO1"]) == classes
+        counts.append(len(drawn))
+    assert counts[0] == counts[1]
+
+
+def test_it_is_told_how_far_it_is():
+    said, told = [], []
+    p = predictions(OCT, np.arange(60) % 3, 0)
+    statistics_document(OCT, {"validation": p, "test": p}, details={}, is_phantom=False,
+                        has_patient_ids=False, replicates=20, tell=told.append)  # fmt: skip
+    assert told[0] == "statistics: metrics of TO1 on validation, 20 of 20 replicates"
+    assert any("operating points of TO2" in t for t in told)
+    tell = now_and_then(said.append, seconds=0.05)
+    tell("at once")
+    time.sleep(0.06)
+    tell("late")
+    tell("just after")
+    assert said == ["late"]

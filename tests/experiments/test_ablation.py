@@ -438,3 +438,14 @@ def test_without_variation_or_definition_there_is_no_interval():
 def test_latex_is_escaped():
     text = tables.escaped("macro-F1 50% a_b <0.001 0.1-0.2 -0.1 +0.2 A&B seed-0")
     assert text == r"macro-F1 50\% a\_b $<$0.001 0.1--0.2 $-$0.1 $+$0.2 A\&B seed-0"
+
+
+def test_labels_stand_in_the_tables_as_they_are():
+    table = [["data", "p"], ["CNV|`wet`\n<b>_x_ $y$ & 50%", "<0.001"]]
+    assert tables._markdown(table, 1).splitlines() == [
+        "| data | p |",
+        "| --- | ---: |",
+        r"| CNV\|\`wet\`&#10;\<b>\_x\_ \$y\$ & 50% | <0.001 |",
+    ]
+    rows = tables._latex(table, "two\n\nparagraphs", "x", 1)
+    assert r"CNV|`wet` $<$b$>$\_x\_ \$y\$ \& 50\% & $<$0.001 \\" in rows and "\n\n" not in rows

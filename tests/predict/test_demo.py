@@ -140,3 +140,96 @@ def test_the_other_modality_and_a_bad_file(page, browser, tmp_path):
     (tmp_path / "cut.png").write_bytes(path.read_bytes()[:300])
     upload(browser, page, tmp_path / "cut.png", 1280)
     wait_for(browser, f"{TEXT}.includes('This file cannot be used: truncated')")
+
+
+SHOWN = "[...document.querySelectorAll('[id^=label-]')].map(e => e.innerText).join(' ')"
+NOTHING = f"{MAPS}.length == 0 && !{SHOWN}.includes('%')"
+
+
+@pytest.fixture
+def volume(analyse, tmp_path):
+    """A DICOM file of 24 frames, the 12th of which has another answer."""
+    pytest.importorskip("pydicom")
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 256, (48, 48), dtype=np.uint8)
+    for k in range(40):
+        twelfth = (rng.integers(0, 256, (48, 48)) * np.linspace(k % 2, 1, 48)[:, None]).astype("u1")
+        twelfth[: k + 4] = 10 * (k % 25)
+        frames = np.stack([first] * 11 + [twelfth] + [first] * 12)
+        (tmp_path / "v.dcm").write_bytes(dicom(frames, frames=24))
+        before, after = (percents(analyse(tmp_path / "v.dcm", n))["TO1"] for n in (1, 12))
+        if np.abs(before - after).max() > 2.5:
+            return tmp_path / "v.dcm"
+    return pytest.fail("no two frames have answers that differ")
+
+
+def percents(answer):
+    return {t: 100 * np.sort(list(p.values()))[::-1] for t, p in answer.probabilities.items()}
+
+
+def wait_for_answer(browser, answer):
+    """Until the page shows the answer: every percent of every task."""
+    for task, values in percents(answer).items():
+        text = f"document.querySelector('#label-{task}').innerText.match(/[0-9]+(?=%)/g)"
+        wanted = ", ".join(f"{v:.3f}" for v in values)
+        wait_for(browser, f"(f => f && f.length == {len(values)} && [{wanted}]"
+                          f".every((v, k) => Math.abs(v - f[k]) < 1.01))({text})")  # fmt: skip
+
+
+def type_frame(browser, text, pause):
+    from selenium.webdriver.common.keys import Keys
+
+    box = browser.find_element("css selector", "#frame input")
+    box.click()
+    box.send_keys(Keys.CONTROL, "a")
+    for key in text:
+        box.send_keys(key)
+        time.sleep(pause)
+
+
+BOX = "document.querySelector('#frame input')"
+
+
+def test_what_is_typed_in_the_frame_box_stays_and_is_shown(analyse, page, browser, volume):
+    first, twelfth = analyse(volume, 1), analyse(volume, 12)
+    upload(browser, page, volume, 1280)
+    wait_for_answer(browser, first)
+    for pause in (0.05, 0.2, 0.4):
+        type_frame(browser, "12", pause)
+        wait_for_answer(browser, twelfth)
+        time.sleep(0.5)
+        assert browser.execute_script(f"return {BOX}.value") == "12"
+        wait_for_answer(browser, twelfth)
+        type_frame(browser, "1", 0)
+        wait_for_answer(browser, first)
+        assert browser.execute_script(f"return {BOX}.value") == "1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [("99", "there is no frame 99; this file has 24"), ("0", "there is no frame 0"),
+     ("1.5", "Type the number of a frame"), ("\ue003", "Type the number of a frame")],
+)  # fmt: skip
+def test_no_old_answer_below_a_wrong_frame(analyse, page, browser, volume, typed, message):
+    upload(browser, page, volume, 1280)
+    wait_for_answer(browser, analyse(volume, 1))
+    type_frame(browser, typed, 0.05)
+    wait_for(browser, f"{TEXT}.includes('{message}')")
+    wait_for(browser, NOTHING, 10)
+
+
+def test_no_old_answer_below_a_bad_file_or_after_clear(analyse, page, browser, volume):
+    upload(browser, page, volume, 1280)
+    wait_for_answer(browser, analyse(volume, 1))
+    browser.find_element("css selector", "#file button[aria-label=Clear]").click()
+    wait_for(browser, NOTHING, 20)
+    wait_for(browser, f"{BOX} === null || {BOX}.offsetParent === null", 10)  # nor its frames
+    browser.find_element("css selector", "#file input[type=file]").send_keys(str(volume))
+    wait_for_answer(browser, analyse(volume, 1))
+    browser.find_element("css selector", "#file button[aria-label=Clear]").click()
+    wait_for(browser, NOTHING, 20)
+    bad = volume.with_name("<b>cut.png")
+    bad.write_bytes(b"\x89PNG cut")
+    browser.find_element("css selector", "#file input[type=file]").send_keys(str(bad))
+    wait_for(browser, f"{TEXT}.includes('This file cannot be used')")
+    wait_for(browser, NOTHING, 10)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from wlsrl_jax.report.model_card import as_it_is, main, model_card
+from wlsrl_jax.report.model_card import main, model_card
 
 
 def tables(text):
@@ -43,8 +43,3 @@ def test_command(finished, tmp_path, capsys):
     (tmp_path / "run" / "metrics.json").unlink()
     with pytest.raises(ValueError, match="holds no finished run"):
         main([str(tmp_path / "run")])
-
-
-def test_a_class_is_no_mark_of_a_table():
-    assert as_it_is("CNV|wet <b>\nx") == "CNV\\|wet &lt;b> x"
-    assert as_it_is(3) == 3

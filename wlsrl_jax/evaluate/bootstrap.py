@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from wlsrl_jax.evaluate.telling import Tell, silent
+
 LEVEL = 0.95
 REPLICATES = 2000
 _CHUNK = 2_000_000  # weights at a time
@@ -46,6 +48,7 @@ def replicate_weights(
         size = min(rows, replicates - start)
         drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        # Not np.take: the order in memory decides how products are rounded.
         yield times.astype(np.float32)[:, index]
 
 
@@ -55,6 +58,7 @@ def replicated(
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
+    tell: Tell = silent,
 ) -> dict[str, np.ndarray]:
     """Values of statistics on every replicate.
 
@@ -63,11 +67,16 @@ def replicated(
       index: ``[N]`` group numbers.
       replicates: R.
       seed: of the drawing.
+      tell: is told how many replicates are done.
 
     Returns:
       Name -> ``[R]`` or ``[R, ...]``.
     """
-    parts = [function(w) for w in replicate_weights(index, replicates=replicates, seed=seed)]
+    parts, done = [], 0
+    for weights in replicate_weights(index, replicates=replicates, seed=seed):
+        parts.append(function(weights))
+        done += len(weights)
+        tell(f"{done} of {replicates} replicates")
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -117,6 +126,7 @@ def with_intervals(
     replicates: int = REPLICATES,
     seed: int = 0,
     trials: Mapping[str, np.ndarray] | None = None,
+    tell: Tell = silent,
 ) -> dict[str, dict[str, float]]:
     """Statistics with their intervals.
 
@@ -130,12 +140,13 @@ def with_intervals(
       replicates: R.
       seed: of the drawing.
       trials: name of a proportion -> ``[N]`` bool, the examples in its denominator.
+      tell: is told how many replicates are done.
 
     Returns:
       Name -> {"value", "low", "high"}.
     """
     point = function(np.ones((1, index.size)))
-    drawn = replicated(function, index, replicates=replicates, seed=seed)
+    drawn = replicated(function, index, replicates=replicates, seed=seed, tell=tell)
     groups = int(index.max()) + 1
     out = {}
     for name, values in point.items():

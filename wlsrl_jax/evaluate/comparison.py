@@ -8,13 +8,19 @@ import numpy as np
 
 from wlsrl_jax.evaluate import bootstrap
 from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.metrics import OVERALL, labelled, weighted_metrics
 from wlsrl_jax.tasks import Task
 
 
 def compare(
-    task: Task, first: Predictions, second: Predictions, *, replicates: int = bootstrap.REPLICATES
+    task: Task,
+    first: Predictions,
+    second: Predictions,
+    *,
+    replicates: int = bootstrap.REPLICATES,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Differences of every metric of a task, first minus second, on the images of both.
 
@@ -25,6 +31,7 @@ def compare(
       first: predictions of a run.
       second: predictions of another one on the same split.
       replicates: number of bootstrap replicates.
+      tell: is told how far it is.
 
     Returns:
       {"count": images of both, "only_first", "only_second": images of one alone, "metrics":
@@ -53,7 +60,7 @@ def compare(
         return {name: np.stack([a[name], b[name]], axis=1) for name in a}
 
     point = both(np.ones((1, labels.size)))
-    drawn = bootstrap.replicated(both, index, replicates=replicates)
+    drawn = bootstrap.replicated(both, index, replicates=replicates, tell=tell)
     metrics = {}
     for name in (*OVERALL, *(["qwk"] if task.ordinal else [])):
         difference = drawn[name][:, 0] - drawn[name][:, 1]

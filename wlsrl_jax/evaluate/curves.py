@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from wlsrl_jax.evaluate import bootstrap
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.metrics import CALIBRATION_BINS, RankCurve, calibration_bins
 
 GRID = np.linspace(0.0, 1.0, 101)
 REPLICATES = 400  # enough for a band in a plot
+_KINDS = ("roc", "pr")
 
 
 def _roc(curve: RankCurve) -> np.ndarray:
@@ -38,36 +41,50 @@ def _precision(curve: RankCurve) -> np.ndarray:
     return np.stack(rows)
 
 
-def rank_curves(truth: np.ndarray, score: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """ROC and precision-recall curve of a score with pointwise 95% bands.
+def rank_curves(
+    cases: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    groups: np.ndarray,
+    *,
+    tell: Tell = silent,
+) -> dict[str, Any]:
+    """ROC and precision-recall curves of scores with pointwise 95% bands.
 
     Args:
-      truth: ``[N]`` bool, with both values.
-      score: ``[N]``.
+      cases: name -> (truth ``[N]`` bool with both values, score ``[N]``).
       groups: ``[N]`` group numbers.
+      tell: is told how far it is.
 
     Returns:
-      {"roc": {"y", "low", "high"}, "pr": {...}}, each ``[101]`` over ``GRID`` (false positive
-      rate, recall).
+      Name -> {"roc": {"y", "low", "high"}, "pr": {...}}, each ``[101]`` over ``GRID`` (false
+      positive rate, recall).
     """
+    if not cases:
+        return {}
 
-    def both(weights: np.ndarray) -> dict[str, np.ndarray]:
-        curve = RankCurve(truth, score, weights)
-        return {"roc": _roc(curve), "pr": _precision(curve)}
+    def lines_of(weights: np.ndarray) -> dict[str, np.ndarray]:
+        lines = {}
+        for name, (truth, score) in cases.items():
+            curve = RankCurve(truth, score, weights, merged=True)
+            lines[f"roc/{name}"], lines[f"pr/{name}"] = _roc(curve), _precision(curve)
+        return lines
 
-    point = both(np.ones((1, truth.size)))
-    drawn = bootstrap.replicated(both, groups, replicates=REPLICATES)
-    out = {}
-    for name, lines in drawn.items():
-        good = lines[np.isfinite(lines[:, 0])]
-        tail = (1 - bootstrap.LEVEL) / 2
-        low, high = np.quantile(good, [tail, 1 - tail], axis=0) if len(good) else (point[name],) * 2
-        out[name] = {
-            "y": point[name][0].round(5).tolist(),
-            "low": np.ravel(low).round(5).tolist(),
-            "high": np.ravel(high).round(5).tolist(),
-        }
-    return out
+    point = lines_of(np.ones((1, groups.size)))
+    drawn = bootstrap.replicated(lines_of, groups, replicates=REPLICATES, tell=tell)
+    return {
+        name: {kind: _band(point[f"{kind}/{name}"], drawn[f"{kind}/{name}"]) for kind in _KINDS}
+        for name in cases
+    }
+
+
+def _band(point: np.ndarray, lines: np.ndarray) -> dict[str, list[float]]:
+    good = lines[np.isfinite(lines[:, 0])]
+    tail = (1 - bootstrap.LEVEL) / 2
+    low, high = np.quantile(good, [tail, 1 - tail], axis=0) if len(good) else (point, point)
+    return {
+        "y": point[0].round(5).tolist(),
+        "low": np.ravel(low).round(5).tolist(),
+        "high": np.ravel(high).round(5).tolist(),
+    }
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:

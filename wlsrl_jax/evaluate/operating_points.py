@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,60 +75,82 @@ def at_threshold(
 ) -> dict[str, np.ndarray]:
     """Sensitivity, specificity, PPV and NPV ``[R]`` at a threshold, for weights ``[R, N]``."""
     yes = score >= threshold
+    sides = np.stack([truth, ~truth, yes, ~yes, truth & yes, ~truth & ~yes], axis=1)
+    positive, negative, claimed, denied, hit, left = (weights @ sides.astype(weights.dtype)).T
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            "sensitivity": weights @ (truth & yes) / (weights @ truth),
-            "specificity": weights @ (~truth & ~yes) / (weights @ ~truth),
-            "ppv": weights @ (truth & yes) / (weights @ yes),
-            "npv": weights @ (~truth & ~yes) / (weights @ ~yes),
+            "sensitivity": hit / positive,
+            "specificity": left / negative,
+            "ppv": hit / claimed,
+            "npv": left / denied,
         }
 
 
 def operating_points(
-    question: Question,
+    asked: Sequence[Question],
     validation: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     groups: np.ndarray,
     **options: Any,
-) -> dict[str, Any]:
-    """Results of a question on test at the thresholds of validation, with intervals.
+) -> list[dict[str, Any]]:
+    """Results of questions on test at the thresholds of validation, with intervals.
+
+    All are answered on each replicate in turn, since drawing replicates takes time.
 
     Args:
-      question: the question.
+      asked: the questions.
       validation: labels ``[N]`` and probabilities ``[N, C]``.
       test: the same of test.
       groups: ``[N]`` group numbers of test.
       **options: of ``bootstrap.with_intervals``.
 
     Returns:
-      {"question", "positives", "negatives", "auroc", "points": [{"target", "threshold",
-      "sensitivity", ...}]}; "reason" instead of points where a side has no examples.
+      For each question {"question", "positives", "negatives", "auroc", "points": [{"target",
+      "threshold", "sensitivity", ...}]}; "reason" instead of "auroc", and no points, where a
+      side has no examples.
     """
-    truth, score = question.ask(*test)
-    found: dict[str, Any] = {
-        "task": question.task,
-        "question": question.name,
-        "positives": int(truth.sum()),
-        "negatives": int((~truth).sum()),
-        "points": [],
-    }
-    thresholds = choose_thresholds(*question.ask(*validation))
-    if truth.all() or not truth.any() or not thresholds:
-        where = "test" if truth.all() or not truth.any() else "validation"
-        return {**found, "reason": f"{where} has no positive or no negative example"}
+    found: list[dict[str, Any]] = []
+    answers: dict[int, dict[str, float]] = {}  # position -> target -> threshold
+    trials: dict[str, np.ndarray] = {}
+    for k, question in enumerate(asked):
+        truth, score = question.ask(*test)
+        one = {
+            "task": question.task,
+            "question": question.name,
+            "positives": int(truth.sum()),
+            "negatives": int((~truth).sum()),
+            "points": [],
+        }
+        thresholds = choose_thresholds(*question.ask(*validation))
+        if truth.all() or not truth.any() or not thresholds:
+            where = "test" if truth.all() or not truth.any() else "validation"
+            one["reason"] = f"{where} has no positive or no negative example"
+        else:
+            answers[k] = thresholds
+        found.append(one)
+        for target, threshold in thresholds.items():
+            yes = score >= threshold
+            own = {"sensitivity": truth, "specificity": ~truth, "ppv": yes, "npv": ~yes}
+            trials |= {f"{k}/{target}/{name}": inside for name, inside in own.items()}
+    if not answers:
+        return found
 
-    def area(weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {"auroc": RankCurve(truth, score, weights).auroc()}
+    def answer(weights: np.ndarray) -> dict[str, np.ndarray]:
+        out = {}
+        for k, thresholds in answers.items():
+            truth, score = asked[k].ask(*test)
+            out[f"{k}/auroc"] = RankCurve(truth, score, weights, merged=True).auroc()
+            for target, threshold in thresholds.items():
+                values = at_threshold(truth, score, threshold, weights)
+                out |= {f"{k}/{target}/{name}": value for name, value in values.items()}
+        return out
 
-    found |= bootstrap.with_intervals(area, groups, **options)
-    for target, threshold in thresholds.items():
-
-        def point(weights: np.ndarray, threshold: float = threshold) -> dict[str, np.ndarray]:
-            return at_threshold(truth, score, threshold, weights)
-
-        yes = score >= threshold
-        trials = {"sensitivity": truth, "specificity": ~truth, "ppv": yes, "npv": ~yes}
-        values = bootstrap.with_intervals(point, groups, trials=trials, **options)
-        name = f"{TARGET:.0%} {target} on validation"
-        found["points"].append({"target": name, "threshold": threshold, **values})
+    values = bootstrap.with_intervals(answer, groups, trials=trials, **options)
+    for k, thresholds in answers.items():
+        found[k]["auroc"] = values[f"{k}/auroc"]
+        for target, threshold in thresholds.items():
+            point = {"target": f"{TARGET:.0%} {target} on validation", "threshold": threshold}
+            for name in ("sensitivity", "specificity", "ppv", "npv"):
+                point[name] = values[f"{k}/{target}/{name}"]
+            found[k]["points"].append(point)
     return found

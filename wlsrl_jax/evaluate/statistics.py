@@ -18,6 +18,7 @@ from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.curves import rank_curves, reliability
 from wlsrl_jax.evaluate.operating_points import operating_points, questions
 from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import write_json
 from wlsrl_jax.metrics import (
     PER_CLASS,
@@ -48,6 +49,7 @@ def task_statistics(
     *,
     replicates: int = bootstrap.REPLICATES,
     only: Sequence[str] = (),
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Every metric of a task with its interval.
 
@@ -58,6 +60,7 @@ def task_statistics(
       groups: ``[N]`` what is resampled.
       replicates: bootstrap replicates.
       only: names of the metrics to compute, and nothing a class; all by default.
+      tell: is told how far it is.
 
     Returns:
       {"count", "groups", "metrics": name -> {"value", "low", "high", "reason"}, "per_class":
@@ -79,7 +82,7 @@ def task_statistics(
         return overall | {f"{c}/{m}": each[c][m] for c in each for m in each[c]}
 
     trials = _trials(task, labels, probabilities.argmax(axis=1))
-    found = bootstrap.with_intervals(flat, index, replicates=replicates, trials=trials)
+    found = bootstrap.with_intervals(flat, index, replicates=replicates, trials=trials, tell=tell)
     reasons = undefined_reasons(
         task, labels, probabilities, {n: v["value"] for n, v in found.items() if "/" not in n}
     )
@@ -224,6 +227,7 @@ def statistics_document(
     is_phantom: bool,
     has_patient_ids: bool,
     replicates: int = bootstrap.REPLICATES,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Computes everything that the report shows of a run's predictions.
 
@@ -234,6 +238,7 @@ def statistics_document(
       is_phantom: whether the images are phantoms.
       has_patient_ids: whether every image names its patient.
       replicates: bootstrap replicates.
+      tell: is told how far it is.
 
     Returns:
       A JSON document.
@@ -250,7 +255,14 @@ def statistics_document(
         "without_interval": list(WITHOUT_INTERVAL),
         "splits": {
             name: {
-                t.name: whole(t, p.labels[t.name], p.probabilities[t.name], p.groups) for t in tasks
+                t.name: whole(
+                    t,
+                    p.labels[t.name],
+                    p.probabilities[t.name],
+                    p.groups,
+                    tell=_telling(tell, f"metrics of {t.name} on {name}"),
+                )
+                for t in tasks
             }
             for name, p in splits.items()
         },
@@ -273,25 +285,27 @@ def statistics_document(
             continue
         index = bootstrap.group_index(test.groups[known])
         before = labelled(task, validation.labels[t], validation.probabilities[t])
-        for question in questions(task):
-            document["operating_points"].append(
-                operating_points(question, before, (labels, p), index, replicates=replicates)
-            )
-        document["curves"][t] = {
-            name: rank_curves(labels == k, p[:, k], index)
+        document["operating_points"] += operating_points(
+            questions(task), before, (labels, p), index, replicates=replicates,
+            tell=_telling(tell, f"operating points of {t}"),
+        )  # fmt: skip
+        cases = {
+            name: (labels == k, p[:, k])
             for k, name in enumerate(task.classes)
             if 0 < (labels == k).sum() < labels.size and (task.num_classes > 2 or k == 1)
         }
+        document["curves"][t] = rank_curves(cases, index, tell=_telling(tell, f"curves of {t}"))
     for case, keys in (("patient", ["patient"]), ("eye", ["patient", "eye"])):
-        cases = _cases(test, details, keys)
-        if cases is None:
+        members = _cases(test, details, keys)
+        if members is None:
             continue
         document["aggregated"][case] = {}
         for task in tasks:
             first, labels, p, left_out = aggregate(
-                task, cases, test.labels[task.name], test.probabilities[task.name]
+                task, members, test.labels[task.name], test.probabilities[task.name]
             )
-            found = short(task, labels, p, test.groups[first])
+            telling = _telling(tell, f"metrics of {task.name}, one case a {case}")
+            found = short(task, labels, p, test.groups[first], tell=telling)
             document["aggregated"][case][task.name] = {**found, "left_out": left_out}
     for key, values in _columns(test, details).items():
         column = np.asarray(values)
@@ -303,16 +317,21 @@ def statistics_document(
             document["subgroups"][key][value or "unknown"] = {
                 t.name: short(
                     t, test.labels[t.name][inside], test.probabilities[t.name][inside],
-                    test.groups[inside],
+                    test.groups[inside], tell=_telling(tell, f"metrics of {t.name} by {key}"),
                 )
                 for t in tasks
             }  # fmt: skip
     return document
 
 
+def _telling(tell: Tell, what: str) -> Tell:
+    return lambda text: tell(f"statistics: {what}, {text}")
+
+
 def write_statistics(
-    workdir: Path, tasks: Sequence[Task], splits: Mapping[str, Predictions], dataset: Any
-) -> dict[str, Any]:
+    workdir: Path, tasks: Sequence[Task], splits: Mapping[str, Predictions], dataset: Any,
+    *, tell: Tell = silent,
+) -> dict[str, Any]:  # fmt: skip
     """Computes the document of a run on a ``datasets.Dataset`` and writes it to its workdir."""
     document = statistics_document(
         tasks,
@@ -320,6 +339,7 @@ def write_statistics(
         details=dataset.details,
         is_phantom=dataset.is_phantom,
         has_patient_ids=dataset.has_patient_ids,
+        tell=tell,
     )
     write_json(workdir / NAME, document)
     return document

@@ -11,6 +11,7 @@ package answers. Research use only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -20,7 +21,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from wlsrl_jax.data.images.set_range import add_flag, parse_flag
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.files import Mistake
+from wlsrl_jax.html.markdown import escape
 from wlsrl_jax.runs.input import (
     QUALITY_CHECKS,
     InputSpec,
@@ -151,20 +153,33 @@ def build_page(
     analyse = make_analysis(run, pixel_bits, quality_check)
     kind = {"oct": "OCT B-scan", "fundus": "fundus photograph"}[run.modality]
 
-    def show(path: str | None, frame: float | None) -> list[Any]:
+    def show(path: str | None, frame: float | None) -> Iterator[list[Any]]:
+        nothing = [None for _ in run.tasks for _ in range(2)]
+        yield ["", *nothing]  # at once: an old answer never stands below a new question
         if path is None:
-            return [gr.skip(), "", *(None for _ in run.tasks for _ in range(2))]
+            return
+        if frame is None or frame != int(frame):
+            yield ["### Type the number of a frame.", *nothing]
+            return
         try:
-            answer = analyse(Path(path), int(frame or 1))
+            answer = analyse(Path(path), int(frame))
         except BadImageError as error:
-            raise gr.Error(f"This file cannot be used: {error}", print_exception=False) from None
-        several = gr.Number(
-            int(frame or 1), visible=answer.frames > 1, label=f"Frame, 1 to {answer.frames}"
-        )
-        shown: list[Any] = [several, f"### {answer.warning}" if answer.warning else ""]
+            yield [f"### This file cannot be used: {escape(error)}", *nothing]
+            return
+        shown: list[Any] = [f"### {escape(answer.warning)}" if answer.warning else ""]
         for task in run.tasks:
             shown += [answer.probabilities[task.name], answer.maps[task.name]]
-        return shown
+        yield shown
+
+    def show_file(path: str | None) -> Iterator[list[Any]]:
+        frames = 1
+        with contextlib.suppress(BadImageError):  # which the answer will tell
+            frames = count_images(Path(path)) if path else 1
+        # Only a new file sets the box: what is typed is never taken back.
+        box = gr.Number(1, visible=frames > 1, label=f"Frame, 1 to {frames}")
+        for shown in show(path, 1):
+            yield [box, *shown]
+            box = gr.skip()
 
     # Gradio keeps a file until the page's owner lets go of it, or for so long.
     with gr.Blocks(
@@ -174,10 +189,10 @@ def build_page(
         if run.data["phantom"]:
             gr.Markdown(f"**{PHANTOM_NOTE}**")
         if line := introduction(run):
-            gr.Markdown(line)
+            gr.Markdown(escape(line))
         file = gr.File(label=f"Drop one {kind}", height=140, elem_id="file")
-        frame = gr.Number(1, precision=0, minimum=1, visible=False, elem_id="frame")
-        outputs = [frame, gr.Markdown(elem_id="warning")]
+        frame = gr.Number(1, visible=False, elem_id="frame")
+        outputs = [gr.Markdown(elem_id="warning")]
         with gr.Row():
             for task in run.tasks:
                 with gr.Column(min_width=300):
@@ -197,8 +212,14 @@ def build_page(
             "The maps (LayerCAM) show where the network's evidence lies. They "
             "are no outlines of lesions."
         )
-        options = {"api_visibility": "private", "show_progress": "minimal"}
-        file.change(lambda path: show(path, 1), file, outputs, **options)
+        options = {
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "trigger_mode": "always_last",  # what is typed while an answer is on its way counts
+            "concurrency_id": "answers",  # one by one: the last question has the last answer
+            "concurrency_limit": 1,
+        }
+        file.change(show_file, file, [frame, *outputs], **options)
         frame.input(show, [file, frame], outputs, **options)
     return page
 

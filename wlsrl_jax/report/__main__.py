@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
 from collections.abc import Sequence
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
+from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.report.build import write_report
 
 
@@ -41,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures=args.pictures,
         show_ids=args.show_ids,
         data_dir=args.data_dir or "",
+        tell=now_and_then(functools.partial(print, file=sys.stderr, flush=True)),
     )
     print(f"report: {page} ({page.stat().st_size / 2**20:.1f} MB)")
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import wlsrl_jax
 from wlsrl_jax.evaluate.comparison import compare
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake, write_whole
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
 from wlsrl_jax.runs import provenance
+from wlsrl_jax.tasks import Task
 from wlsrl_jax.train.log import PHANTOM_NOTE
 
 NAME = "report.html"
@@ -27,6 +32,7 @@ TITLES = {
     "brier": "Brier score", "log_loss": "log loss", "ece": "ECE, equal width",
     "ece_equal_mass": "ECE, equal mass", "prevalence": "prevalence", "f1": "F1",
 }  # fmt: skip
+_NAMED_COLUMNS, _NAMED_LETTERS, _NUMBERED_COLUMNS = 10, 80, 20  # as wide as paper
 _COMPARED = ("balanced_accuracy", "macro_f1", "qwk", "mcc", "auroc", "auprc", "brier", "log_loss")
 
 
@@ -65,13 +71,30 @@ def reasons(statistics: Mapping[str, Any], task: str) -> list[str]:
     return [f"{reason} ({', '.join(names)})" for reason, names in found.items()]
 
 
-def _task_plots(run: RunFacts, task: str) -> list[str]:
+def _task_plots(run: RunFacts, task: str, tell: Tell) -> list[Any]:
+    tell(f"{run.name}: plots of {task}")
     curves = run.statistics["curves"].get(task, {})
-    found = [plots.rank_curve(task, curves, kind) for kind in ("roc", "pr")] if curves else []
-    return [*found, plots.reliability(task, run.statistics["reliability"][task])]
+    kinds = [plots.rank_curve(task, curves, kind) for kind in ("roc", "pr")] if curves else []
+    pairs = [plot for pair in zip(*kinds, strict=True) for plot in pair]
+    return [*pairs, plots.reliability(task, run.statistics["reliability"][task])]
 
 
-def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
+def _without_curve(run: RunFacts, task: Task) -> list[str]:
+    """Classes of a task of several that the plots cannot show."""
+    curves = run.statistics["curves"].get(task.name, {})
+    return [c for c in task.classes if c not in curves] if task.num_classes > 2 else []
+
+
+def _confusion_parts(task: Task) -> list[list[int]]:
+    """Columns of a confusion matrix in parts that fit a page; [] where one with names does."""
+    if task.num_classes <= _NAMED_COLUMNS and len("".join(task.classes)) <= _NAMED_LETTERS:
+        return []
+    columns = np.arange(task.num_classes)
+    parts = -(-task.num_classes // _NUMBERED_COLUMNS)
+    return [part.tolist() for part in np.array_split(columns, parts)]
+
+
+def results(run: RunFacts, *, with_plots: bool = True, tell: Tell = silent) -> list[dict[str, Any]]:
     """What a page shows of each task."""
     rows = []
     test = run.statistics["splits"]["test"]
@@ -84,7 +107,9 @@ def results(run: RunFacts, *, with_plots: bool = True) -> list[dict[str, Any]]:
                 "metrics": [m for m in TITLES if m in found["metrics"]],
                 "per_class": found.get("per_class", {}),
                 "confusion": found.get("confusion"),
-                "plots": _task_plots(run, task.name) if with_plots else [],
+                "confusion_parts": _confusion_parts(task),
+                "plots": _task_plots(run, task.name, tell) if with_plots else [],
+                "without_curve": _without_curve(run, task),
                 "reasons": reasons(run.statistics, task.name),
                 "calibration": run.statistics["calibration"][task.name],
                 "points": [q for q in run.statistics["operating_points"] if q["task"] == task.name],
@@ -107,12 +132,19 @@ def _ask(
     ]
 
 
-def comparisons(runs: Sequence[RunFacts], data_dir: str = "") -> list[dict[str, Any]]:
+def _told_of(tell: Tell, what: str, text: str) -> None:
+    tell(f"{what}: {text}")
+
+
+def comparisons(
+    runs: Sequence[RunFacts], data_dir: str = "", *, tell: Tell = silent
+) -> list[dict[str, Any]]:
     """Every later run against the first one, on test.
 
     Args:
       runs: of one data set.
       data_dir: of prepared data, if they have moved.
+      tell: is told how far it is.
 
     Returns:
       The differences, and whether one run was trained on what both are compared on.
@@ -135,7 +167,11 @@ def comparisons(runs: Sequence[RunFacts], data_dir: str = "") -> list[dict[str, 
             raise Mistake(" ".join([said, *leaks]))
         tasks = []
         for task in first.trained.tasks:
-            result = compare(task, first.predictions["test"], other.predictions["test"])
+            pair = f"{first.name} against {other.name}, {task.name}"
+            result = compare(
+                task, first.predictions["test"], other.predictions["test"],
+                tell=functools.partial(_told_of, tell, pair),
+            )  # fmt: skip
             rows = [
                 {"name": TITLES[name], **result["metrics"][name]}
                 for name in _COMPARED
@@ -169,16 +205,17 @@ _NO_DATA = {
 }
 
 
-def _page(run: RunFacts, pictures: int, show_ids: bool) -> dict[str, Any]:
+def _page(run: RunFacts, pictures: int, show_ids: bool, tell: Tell) -> dict[str, Any]:
     shown, problem = [], left_out(run)
     if run.dataset is not None and pictures:
+        tell(f"{run.name}: pictures of mistakes")
         source = run.dataset.splits["test"]
         shown = mistakes(
             run.trained, source, run.predictions["test"], most=pictures, show_ids=show_ids
         )
     return {
         "run": run,
-        "results": results(run),
+        "results": results(run, tell=tell),
         "mistakes": shown,
         "mistakes_problem": problem,
         "training": plots.training(run.lines, run.metrics["selected"]["step"]),
@@ -194,7 +231,7 @@ FILTERS: dict[str, Callable[..., Any]] = {"number": number, "interval": with_int
 
 def build(
     workdirs: Sequence[Path], *, pictures: int = 6, show_ids: bool = False, data_dir: str = "",
-    warn: Callable[[str], None] = _warn,
+    warn: Callable[[str], None] = _warn, tell: Tell = silent,
 ) -> str:  # fmt: skip
     """Makes the page of one run, or of several with their paired differences.
 
@@ -205,6 +242,7 @@ def build(
       data_dir: of prepared data, if they have moved.
       warn: gets what a person must be told besides: what is left out of the page, and what was
         trained on though it is tested.
+      tell: is told how far it is.
 
     Returns:
       HTML without any reference to something outside.
@@ -212,7 +250,7 @@ def build(
     Raises:
       Mistake: for a workdir without a finished run, or runs that cannot be compared.
     """
-    runs = [collect(workdir, data_dir) for workdir in workdirs]
+    runs = [collect(workdir, data_dir, tell=tell) for workdir in workdirs]
     for run in runs:
         if not run.predictions:
             raise Mistake(
@@ -222,7 +260,7 @@ def build(
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise Mistake(f"two workdirs have the same name: {', '.join(sorted(names))}.")
-    compared = comparisons(runs, data_dir)
+    compared = comparisons(runs, data_dir, tell=tell)
     told = [f"{run.name}: {left_out(run)} {run.problem}" for run in runs if run.problem]
     asked = [found for run in runs for found in run.provenance]
     asked += [found for c in compared for found in c["provenance"]]
@@ -230,14 +268,14 @@ def build(
     for line in dict.fromkeys(told):
         warn(line)
     return (
-        templates(autoescape=True, filters=FILTERS)
+        templates(filters=FILTERS)
         .get_template("report.html.j2")
         .render(
             version=wlsrl_jax.__version__,
             date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             phantom_note=PHANTOM_NOTE,
             titles=TITLES,
-            pages=[_page(run, pictures, show_ids) for run in runs],
+            pages=[_page(run, pictures, show_ids, tell) for run in runs],
             comparisons=compared,
             names=names,
             show_ids=show_ids,
@@ -255,7 +293,7 @@ def left_out(run: RunFacts) -> str:
 
 def write_report(
     workdirs: Sequence[Path], output: Path | None = None, *, pictures: int = 6,
-    show_ids: bool = False, data_dir: str = "",
+    show_ids: bool = False, data_dir: str = "", tell: Tell = silent,
 ) -> Path:  # fmt: skip
     """Writes the page, whole or not at all; see ``build``.
 
@@ -265,6 +303,7 @@ def write_report(
       pictures: see ``build``.
       show_ids: see ``build``.
       data_dir: see ``build``.
+      tell: is told how far it is.
 
     Returns:
       The file.
@@ -273,6 +312,6 @@ def write_report(
         if len(workdirs) > 1:
             raise Mistake("--output=FILE.html says where the report of several runs goes.")
         output = workdirs[0] / NAME
-    page = build(workdirs, pictures=pictures, show_ids=show_ids, data_dir=data_dir)
+    page = build(workdirs, pictures=pictures, show_ids=show_ids, data_dir=data_dir, tell=tell)
     write_whole(output, page.encode())
     return output

@@ -12,6 +12,7 @@ from typing import Any
 from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
+from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs import shipped as pretrained
@@ -100,12 +101,13 @@ def _asked(run: TrainedRun, dataset: Dataset | None, data_dir: str) -> list[dict
     return list({entry["text"]: entry for entry in found}.values())
 
 
-def collect(workdir: Path, data_dir: str = "") -> RunFacts:
+def collect(workdir: Path, data_dir: str = "", *, tell: Tell = silent) -> RunFacts:
     """Reads a finished run; statistics that it lacks are computed and written to it.
 
     Args:
       workdir: of the run.
       data_dir: of prepared data, where it has moved since; "" is the run's own.
+      tell: is told how far it is.
 
     Returns:
       What is known of it.
@@ -126,7 +128,7 @@ def collect(workdir: Path, data_dir: str = "") -> RunFacts:
     if not (workdir / NAME).exists():  # of a run of an older version
         if dataset is None:
             raise Mistake(f"{workdir} has no {NAME}, and it cannot be made: {problem}")
-        write_statistics(workdir, trained.tasks, predictions, dataset)
+        write_statistics(workdir, trained.tasks, predictions, dataset, tell=tell)
     statistics = read_document(workdir / NAME)
     tested = statistics.get("splits", {}).get("test", {})
     if lacking := [

@@ -52,7 +52,7 @@ def model_card(workdir: Path, data_dir: str = "") -> str:
     packed = read_mark(run.trained.workdir) if is_packed(run.trained.workdir) else None
     leaves = jax.tree.leaves(run.trained.variables["params"])
     return (
-        templates(autoescape=False, filters=FILTERS)
+        templates(markdown=True, filters=FILTERS)
         .get_template("model_card.md.j2")
         .render(
             run=run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from wlsrl_jax.data.dataset import class_table, is_same_data, load_dataset
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.statistics import write_statistics
 from wlsrl_jax.evaluate.summary import print_results, results_document
+from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.files import Mistake, plain, read_json, write_json
 from wlsrl_jax.metrics import selection_score
 from wlsrl_jax.runs import checkpoint, provenance
@@ -112,7 +114,7 @@ def _report(workdir: Path) -> None:
 
     if not (workdir / report.NAME).exists():
         try:
-            report.write_report([workdir])
+            report.write_report([workdir], tell=now_and_then(functools.partial(print, flush=True)))
         except PreemptedError:
             raise
         except Exception as error:
@@ -520,6 +522,7 @@ def _finish(
         if processes.is_primary():
             evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
             trained = [t for t in run.tasks if run.config.task_weights[t.name] > 0]
-            write_statistics(workdir, trained, splits, run.dataset)
+            tell = now_and_then(run_log.say)
+            write_statistics(workdir, trained, splits, run.dataset, tell=tell)
             write_json(workdir / "metrics.json", document)  # last: the mark of a finished run
     return document

@@ -105,7 +105,7 @@ def render(
         return [card(images[k]) for k in members]
 
     return (
-        templates(autoescape=True)
+        templates()
         .get_template("audit.html.j2")
         .render(
             version=wlsrl_jax.__version__,
