@@ -81,7 +81,7 @@ def wrong_fields(config: ConfigDict) -> list[str]:
     """
     fields = config.to_dict()
     modality = fields.get("modality")
-    if modality not in TASKS:
+    if not isinstance(modality, str) or modality not in TASKS:
         return [f"config.modality={modality!r} must be one of {', '.join(TASKS)}"]
     known = flatten(base_config(modality).to_dict())
     found = flatten(fields)

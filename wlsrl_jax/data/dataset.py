@@ -67,8 +67,8 @@ def load_dataset(data: Any, modality: str) -> Dataset:
       The data set.
 
     Raises:
-      Mistake: if it is unknown or of the other modality.
-      Mistake: if it is not prepared, with the command that does it.
+      Mistake: if it is unknown, of the other modality, damaged, or not prepared, with the command
+        that does it.
     """
     if data.dataset == "phantom":
         if data.fold >= 0:

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import difflib
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from wlsrl_jax.data.manifest import NAME, parse_manifest
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import Mistake, local_path
 
-MANIFEST = "manifest.json"
+MANIFEST = NAME
 LOOKS = "perceptual_hashes.npy"
 """uint8 ``[N, 16]`` in the order of the manifest: 128 bits an image, see audit/look.py."""
 VERSION = "1.0.0"
@@ -205,29 +205,25 @@ def load_prepared(
       The data set.
 
     Raises:
-      Mistake: for a damaged set, or a fold that it has not.
-      Mistake: if it is not prepared, with the command that does it.
+      Mistake: for a damaged set, a fold that it has not, or one that is not prepared, with the
+        command that does it.
     """
     directory = dataset_dir(name, data_dir)
     path = directory / MANIFEST
     if not path.is_file():
         raise Mistake(_how_to_prepare(name, data_dir))
     content = path.read_bytes()
-    try:
-        manifest = json.loads(content)
-        images = manifest["images"]
-        written = [image["split"] for image in images]
-        divisions = [(image["split"], *image.get("folds", ())) for image in images]
-        folds = len(divisions[0]) - 1
-        labels = np.asarray([manifest["classes"].index(i["class"]) for i in images], np.int64)
-        ids, groups = ([image[key] for image in images] for key in ("id", "group"))
-        height, width = map(int, manifest["settings"]["size"])
-        steps = tuple(map(str, manifest["settings"].get("preprocess", ())))
-        pixel_bits = str(manifest.get("pixel_bits", ""))
-    except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise Mistake(f"{path} is damaged ({error}); prepare it again with --overwrite.") from (
-            None
-        )
+    manifest = parse_manifest(content, str(path))
+    images = manifest["images"]
+    written = [image["split"] for image in images]
+    divisions = [(image["split"], *image.get("folds", ())) for image in images]
+    folds = len(divisions[0]) - 1
+    place = {name: k for k, name in enumerate(manifest["classes"])}
+    labels = np.asarray([place[image["class"]] for image in images], np.int64)
+    ids, groups = ([image[key] for image in images] for key in ("id", "group"))
+    height, width = manifest["settings"]["size"]
+    steps = tuple(manifest["settings"].get("preprocess", ()))
+    pixel_bits = manifest.get("pixel_bits", "")
     if not -1 <= fold < folds:
         raise Mistake(
             f"config.data.fold={fold}: {name} is prepared with "
@@ -256,12 +252,12 @@ def load_prepared(
     }
     details = {
         image["id"]: {
-            "patient": image["patient"],
+            "patient": image.get("patient"),
             "group": image["group"],
             "sha256": image["sha256"],
-            "attributes": image.get("attributes", {}),
+            "attributes": image["attributes"],
         }
-        for image in manifest["images"]
+        for image in images
     }
     return PreparedDataset(
         name,
@@ -313,8 +309,14 @@ def _open_records(directory: Path, wanted: Mapping[str, int]) -> dict[str, Any]:
     Raises:
       Mistake: if one has another number.
     """
-    builder = tfds.builder_from_directory(str(directory))
-    found: dict[str, Any] = {s: builder.as_data_source(s) for s in builder.info.splits}
+    try:
+        builder = tfds.builder_from_directory(str(directory))
+        found: dict[str, Any] = {s: builder.as_data_source(s) for s in builder.info.splits}
+    except Exception as error:  # TFDS and ArrayRecord raise many kinds for damaged files
+        raise Mistake(
+            f"{directory}: its records cannot be opened ({error}); prepare it again with "
+            "--overwrite."
+        ) from error
     for split in sorted(found.keys() | wanted.keys()):
         have, want = len(found.get(split, ())), wanted.get(split, 0)
         if have != want:

@@ -198,6 +198,9 @@ def _listed(table: Path) -> list[Item]:
         where = f"{table} line {line}"
         if not text:
             raise Mistake(f"{where}: the {COLUMN} is empty.")
+        if "\0" in text:  # which no path of any system has
+            items.append(Item(text, problem=UNWRITABLE))
+            continue
         path = Path(text) if os.path.isabs(text) else folder / text
         if not path.exists() and "\\" in text:  # as Windows writes it
             text = text.replace("\\", "/")
