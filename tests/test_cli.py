@@ -28,11 +28,14 @@ from wlsrl_jax.files import (
 )
 
 PACKAGE = Path(wlsrl_jax.__file__).parent
-STANDALONE = {"export/run_model.py"}  # goes with an exported model and imports nothing of ours
+STANDALONE = {
+    "export/run_model.py",  # goes with an exported model and imports nothing of ours
+    "ops/kernels/trial.py",  # what build.py starts
+}
 OTHER_FLAGS = {"main.py"}  # absl's
 # Flags of free text, which are no paths. A new one is to be added here or to use a path type.
 TEXTS = {"dataset", "name", "normal", "variant", "note", "beam_runner", "beam_options",
-         "path_column", "label_column", "patient_column", "eye_column", "split_column"}  # fmt: skip
+         "pixel_bits", "path_column", "label_column", "patient_column", "eye_column", "split_column"}  # fmt: skip
 
 
 def commands():

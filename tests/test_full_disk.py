@@ -49,11 +49,11 @@ def test_it_is_one_line_and_the_same_command_ends_well(name, small_disk, tmp_pat
         "audit": ["wlsrl_jax.data.audit", "--dataset=octdl", f"--source={source}",
                   f"--output={disk / 'audit'}"],
         "predict": ["wlsrl_jax.predict", f"--output={disk / 'out.csv'}", "--modality_check=off",
-                    f"--workdir={finished}", f"--overlays={disk / 'maps'}", *images],
+                    "--quality_check=off", f"--workdir={finished}", f"--overlays={disk / 'maps'}", *images],
         "export": ["wlsrl_jax.export", f"--workdir={finished}", f"--output={disk / 'x'}"],
         "report": ["wlsrl_jax.report", str(tmp_path / "run"), f"--output={disk / 'report.html'}"],
         "explain": ["wlsrl_jax.explain", f"--workdir={finished}", f"--output={disk / 'e'}",
-                    *images[:1]],
+                    "--quality_check=off", *images[:1]],
     }[name]  # fmt: skip
     done = run(*command)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -157,7 +157,7 @@ def _fail(error: Exception) -> int:
         processes.leave(f"another process has gone ({str(error).strip().splitlines()[0][:300]})")
     if os.environ.get("WLSRL_TRACEBACK") or not expected:
         traceback.print_exc()
-    if is_disk_full(error):
+    if is_disk_full(error) and not isinstance(error, Mistake):  # which says more
         workdir = _WORKDIR.value or "runs/..."
         named = error.filename if isinstance(error, OSError) and error.filename else None
         message = (

@@ -23,5 +23,5 @@ def test_no_image_of_both_runs_has_a_label():
 
 def test_a_class_that_stands_twice_in_the_label_map():
     assert parse_label_map("A:X, B:X") == {"A": "X", "B": "X"}
-    with pytest.raises(Mistake, match="names A twice"):
+    with pytest.raises(Mistake, match="maps A twice"):
         parse_label_map("A:X,B:X,A :Y")

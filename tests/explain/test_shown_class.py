@@ -77,7 +77,8 @@ def test_overlays_of_predict(mirrored, explained, tmp_path):
     columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
     draw = predict._overlays(run, tmp_path / "maps", items)
     with PredictionFile(tmp_path / "out.csv", columns, {}, {}) as file:
-        predict.predict_images(run, items, file, batch_size=8, modality_check="off", on_batch=draw)
+        predict.predict_images(run, items, file, batch_size=8, modality_check="off",
+                               quality_check="off", on_batch=draw)  # fmt: skip
         file.finish()
     with (tmp_path / "out.csv").open() as table:
         rows = [[float(r[c]) for c in columns[:4]] for r in csv.DictReader(table)]
@@ -87,7 +88,7 @@ def test_overlays_of_predict(mirrored, explained, tmp_path):
 
 def test_demo(mirrored, explained, tmp_path):
     run, images, shown = mirrored
-    analyse = demo.make_analysis(run)
+    analyse = demo.make_analysis(run, quality_check="off")
     folder = files(images[:3], tmp_path / "images")
     for path in sorted(folder.iterdir()):
         analyse(path, 1)

@@ -155,7 +155,7 @@ def test_bad_files_are_told_and_the_others_predicted(finished, tmp_path, capsys)
     assert predict.main(flags) == predict.EXIT_SOME_BAD
     text = capsys.readouterr().err
     assert "cut.png: truncated" in text and "empty.jpg: the file is empty" in text
-    assert "1 files are passed over" in text
+    assert "passed over: 1 files whose names are not of images" in text
     assert len(rows_of(output)) == 4
     errors = rows_of(tmp_path / "out.errors.csv")
     named = sorted(os.path.basename(r["path"]) for r in errors)
@@ -245,7 +245,6 @@ def test_pictures_of_a_run_that_goes_on_have_the_same_names(finished, tmp_path, 
     [
         (["--workdir=nowhere"], "nowhere is not a workdir"),
         (["--output=out.xlsx"], "must end in .csv or .parquet"),
-        (["--batch_size=0"], "--batch_size=0"),
         (["missing/*.png"], "is no file or folder and matches none"),
         (["leaves.csv"], "leaves .*; give its absolute path"),
         (["other.csv"], "has no column 'path'"),

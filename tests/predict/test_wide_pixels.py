@@ -250,7 +250,7 @@ def test_the_exported_reader_gives_the_pixels_of_the_package(finished, tmp_path,
     spec = dataclasses.replace(spec, shape=(*spec.shape[:2], channels))
     for name in found.files:
         path, _, page = name.partition("#")
-        expected = read_input(images / path, spec, int(page or 0)).image
+        expected = read_input(images / path, spec, int(page or 0), "off").image
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 

@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_run_is_refused(copy, tmp_path):
         ("config.json", lambda d: d["model"].update(norm="group"), "config.model.norm: 'batch'"),
         ("config.json", lambda d: d["eval"].update(mirror=True), "eval.mirror: False there, True"),
         ("config.json", lambda d: d["data"].update(height=48), "data.height: 32 there, 48 now"),
-        ("config.json", lambda d: d.update(modality="fundus"), "modality=oct must be 'fundus'"),
+        ("config.json", lambda d: d.update(modality="fundus"), "config.json: .*TO1 does not exist"),
         ("config.json", lambda d: d.update(modality=3), "modality=3 must be one of"),
         ("config.json", lambda d: d["model"].update(widths="wide"), "model.widths='wide' must be"),
         ("config.json", lambda d: d["model"].update(widths=[10**9]), "must be a few widths"),
@@ -174,7 +174,9 @@ def test_weights_of_a_stranger(change, message, packed_copy):
 
 def test_files_of_a_stranger(packed_copy):
     mark = json.loads((packed_copy / packed.MARK).read_text())
-    assert {*packed.DOCUMENTS, packed.WEIGHTS, packed.CARD} == mark["files"].keys()
+    assert {*packed.DOCUMENTS, packed.WEIGHTS, packed.CARD, packed.TRAINED_ON} == mark[
+        "files"
+    ].keys()
     for name in mark["files"]:
         content = (packed_copy / name).read_bytes()
         (packed_copy / name).write_bytes(content + b"\n")

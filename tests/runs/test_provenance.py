@@ -304,6 +304,7 @@ ONE_RUN_ALONE = {
     "experiments/ablate/record.py": "a finished cell, by the files of its workdir",
     "experiments/ablate/analysis.py": "records without hashes; ensembled compares their divisions",
     "experiments/benchmarks/export.py": "a run and noise",
+    "experiments/bit_flips.py": "a run and its own damaged copies",
     "experiments/ship.py": "the shipped model and its own preparation, which open_dataset checks",
 }
 """Files that read a run and bring no other run and no other set beside it, and why."""

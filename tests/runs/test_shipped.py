@@ -157,7 +157,7 @@ def test_demo_explain_export_and_card_without_a_run(shipped, tmp_path, monkeypat
     path = next(write_phantoms(tmp_path / "images", 1, size=96).glob("*.png"))
     seen = []
     monkeypatch.setattr(demo, "import_gradio", lambda: None)
-    monkeypatch.setattr(demo, "serve", lambda run, port: seen.append(run))  # needs Gradio
+    monkeypatch.setattr(demo, "serve", lambda run, *_: seen.append(run))  # needs Gradio
     assert demo.main([]) == 0
     assert introduction(shipped) in capsys.readouterr().err
     answer = demo.make_analysis(seen[0])(path, 1)

@@ -44,7 +44,8 @@ def command(tmp_path, name):
         "audit": ["-m", "wlsrl_jax.data.audit", *where, f"--output={tmp_path / 'a'}"],
         "export": ["-m", "wlsrl_jax.export", "--workdir=pretrained:octdl", "--overwrite",
                    f"--output={tmp_path / 'x'}"],
-        "predict": ["-m", "wlsrl_jax.predict", f"--output={tmp_path / 'o.csv'}", str(source)],
+        "predict": ["-m", "wlsrl_jax.predict", "--quality_check=off",
+                    f"--output={tmp_path / 'o.csv'}", str(source)],
     }[name]  # fmt: skip
 
 

@@ -188,7 +188,7 @@ def test_an_animation_is_no_picture():
     file = io.BytesIO()
     frames = [Image.fromarray(wide.grey(k)) for k in range(2)]
     frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    with pytest.raises(BadImageError, match="2 pages"):
+    with pytest.raises(BadImageError, match="animated PNG of 2 frames"):
         decode(file.getvalue(), 1)
 
 
