@@ -35,7 +35,8 @@ STANDALONE = {
 OTHER_FLAGS = {"main.py"}  # absl's
 # Flags of free text, which are no paths. A new one is to be added here or to use a path type.
 TEXTS = {"dataset", "name", "normal", "variant", "note", "beam_runner", "beam_options",
-         "pixel_bits", "path_column", "label_column", "patient_column", "eye_column", "split_column"}  # fmt: skip
+         "pixel_bits", "path_column", "label_column", "patient_column", "eye_column",
+         "split_column"}  # fmt: skip
 
 
 def commands():

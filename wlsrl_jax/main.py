@@ -95,7 +95,7 @@ def _main(argv: list[str]) -> int:
 def _run(stop: StopRequest) -> int:
     keep_compiled()
     prepare_streams()
-    threading.excepthook = _thread_error
+    threading.excepthook, sys.excepthook = _thread_error, _compiled_error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for noisy in ("absl", "asyncio", "jax", "orbax"):  # what they raise is told once, below
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -141,8 +141,18 @@ def _expand_paths(config: Any) -> None:
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:
     """A thread that meets a full disk is silent: the main thread meets it too, and says so."""
-    if not is_disk_full(args.exc_value):
+    if not is_disk_full(args.exc_value) and not _is_late(args.exc_value):
         threading.__excepthook__(args)
+
+
+def _compiled_error(kind: Any, error: BaseException, trace: Any) -> None:
+    """The same for what threads of compiled code print, which go on when a save has failed."""
+    if not _is_late(error):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _is_late(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def _fail(error: Exception) -> int:

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.data.images.test_dicom import dicom
 from tests.predict.test_predict import write_phantoms
 from tests.tiny import ROOT, read_predictions
+from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.predict.demo import DISCLAIMER, import_gradio, main, make_analysis
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.train.log import PHANTOM_NOTE

@@ -174,9 +174,8 @@ def test_weights_of_a_stranger(change, message, packed_copy):
 
 def test_files_of_a_stranger(packed_copy):
     mark = json.loads((packed_copy / packed.MARK).read_text())
-    assert {*packed.DOCUMENTS, packed.WEIGHTS, packed.CARD, packed.TRAINED_ON} == mark[
-        "files"
-    ].keys()
+    others = {packed.WEIGHTS, packed.CARD, packed.TRAINED_ON}
+    assert {*packed.DOCUMENTS, *others} == mark["files"].keys()
     for name in mark["files"]:
         content = (packed_copy / name).read_bytes()
         (packed_copy / name).write_bytes(content + b"\n")

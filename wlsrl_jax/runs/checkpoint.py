@@ -207,7 +207,7 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
         last = "there is none yet" if step is None else f"step {step} is the last one"
         raise Mistake(
             f"a checkpoint cannot be written to {manager.directory} ({reason_of(error)}); {last}. "
-            "When that is mended, the same command goes on from there."
+            "When that is mended, the same command resumes from there."
         ) from error
 
 
