@@ -45,7 +45,7 @@ def _frames(header: Any) -> int:
     try:
         count = int(header.get("NumberOfFrames") or 1)
         height, width = int(header.Rows), int(header.Columns)
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # a damaged element raises many kinds when it is looked at
         raise BadImageError("a DICOM file without an image") from None
     check_size(width, height)
     if not 0 < count <= MAX_PAGES:

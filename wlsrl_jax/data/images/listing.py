@@ -90,13 +90,13 @@ def find_images(paths: Sequence[str]) -> ImageList:
     passed_over: collections.Counter[str] = collections.Counter()
     for argument in paths:
         path = Path(argument)
-        if path.is_dir():
+        if os.path.isdir(path):
             found, others = _walk(path)
             if not found:
                 what = ", ".join(f"{n} {why}" for why, n in others.items())
                 raise Mistake(f"{argument} holds no image ({what or 'it is empty'}).")
             passed_over += others
-        elif path.exists():
+        elif os.path.exists(path):  # pathlib's raises for a name that is too long
             found = _listed(path) if _is_list(path) else [Item(argument)]
         else:
             found, others = _expand(argument)
@@ -202,7 +202,7 @@ def _listed(table: Path) -> list[Item]:
             items.append(Item(text, problem=UNWRITABLE))
             continue
         path = Path(text) if os.path.isabs(text) else folder / text
-        if not path.exists() and "\\" in text:  # as Windows writes it
+        if not os.path.exists(path) and "\\" in text:  # as Windows writes it
             text = text.replace("\\", "/")
             path = Path(text) if os.path.isabs(text) else folder / text
         if not os.path.isabs(text) and not path.resolve().is_relative_to(root):
@@ -238,7 +238,7 @@ def _frames(items: Iterable[Item]) -> Iterator[Item]:
         problem = item.problem
         if not problem and not is_writable(item.path):
             problem = UNWRITABLE
-        elif not problem and not path.is_file():
+        elif not problem and not os.path.isfile(path):
             problem = "there is no such file"
         if problem:
             yield dataclasses.replace(item, problem=problem)
