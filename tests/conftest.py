@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import tempfile
 
 import pytest
@@ -36,3 +37,20 @@ def browser():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with webdriver.Chrome(options=options, service=service.Service(driver)) as found:
         yield found
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """(folder, function that mounts a small file system there with some options)."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("needs root to mount a small file system")
+
+    yield disk, mount
+    subprocess.run(["umount", "-l", str(disk)], check=False, capture_output=True)

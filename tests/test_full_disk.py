@@ -11,24 +11,6 @@ from tests import sources
 from tests.tiny import ROOT
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder with little room; the function gives it more."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("needs root to mount a small file system")
-
-    mount("size=32k")
-    yield disk, lambda: mount("remount,size=50m")
-    subprocess.run(["umount", "-l", str(disk)], check=False, capture_output=True)
-
-
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=200,
@@ -38,7 +20,8 @@ def run(*arguments):
 
 @pytest.mark.parametrize("name", ["prepare", "audit", "predict", "export", "report", "explain"])
 def test_it_is_one_line_and_the_same_command_ends_well(name, small_disk, tmp_path, finished):
-    disk, more = small_disk
+    disk, mount = small_disk
+    mount("size=32k")
     source = sources.octdl(tmp_path / "octdl", patients=6)
     if name == "report":  # its place is the workdir
         shutil.copytree(finished, tmp_path / "run")
@@ -62,6 +45,6 @@ def test_it_is_one_line_and_the_same_command_ends_well(name, small_disk, tmp_pat
     assert line.startswith(f"error: {disk}") and "No space left on device" in line, done.stderr
     assert "same command" in line and "Traceback" not in done.stderr, done.stderr
     assert not [p for p in disk.rglob("*.tmp")], list(disk.rglob("*"))
-    more()
+    mount("remount,size=50m")
     done = run(*command)
     assert done.returncode == 0, done.stderr

@@ -147,8 +147,7 @@ def _no_backend(error: BaseException) -> str | None:
 
 
 def _interrupted() -> int:
-    shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which a bar hides
-    print(f"{shown}interrupted; the same command starts it again", file=sys.stderr)
+    interrupt.say("interrupted; the same command starts it again")
     return EXIT_INTERRUPTED
 
 
@@ -169,16 +168,17 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _argument(check: Callable[[], Any]) -> Any:
+def checked(check: Callable[[], Any]) -> Any:
+    """What a flag is parsed to; a mistake in it is argparse's to tell, with the flag's name."""
     try:
         return check()
-    except Mistake as error:  # argparse names the flag
+    except Mistake as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def path(text: str) -> Path:
     """A path flag: "~" is the home directory, an address such as gs://... is refused."""
-    return _argument(lambda: local_path(text))
+    return checked(lambda: local_path(text))
 
 
 def path_text(text: str) -> str:
@@ -193,12 +193,12 @@ def path_list(text: str) -> tuple[Path, ...]:
 
 def output_file(text: str) -> Path:
     """A path flag for a file that will be written: refused where that cannot be."""
-    return _argument(lambda: check_output_file(local_path(text)))
+    return checked(lambda: check_output_file(local_path(text)))
 
 
 def output_folder(text: str) -> Path:
     """A path flag for a folder that will be written: refused where that cannot be."""
-    return _argument(lambda: check_output_folder(local_path(text)))
+    return checked(lambda: check_output_folder(local_path(text)))
 
 
 class Parser(argparse.ArgumentParser):

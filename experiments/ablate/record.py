@@ -21,7 +21,7 @@ from ablate.grid import Cell, Grid
 from wlsrl_jax.config.fields import completed
 from wlsrl_jax.evaluate.predict_split import read_predictions
 from wlsrl_jax.files import flatten, read_json, write_json, write_whole
-from wlsrl_jax.runs.workdir import FREE_FIELDS
+from wlsrl_jax.runs.workdir import FREE_FIELDS, bound_fields
 from wlsrl_jax.tasks import Task
 
 
@@ -175,8 +175,8 @@ def check_record(directory: Path, name: str, config: Mapping[str, Any]) -> None:
     """
     path = json_path(directory, name)
     # Through "modality" it knows which fields there are; see defaults.completed.
-    old = _without_free(flatten(completed(read_json(path)["config"])))
-    new = _without_free(flatten(config))
+    old = bound_fields(flatten(completed(read_json(path)["config"])))
+    new = bound_fields(flatten(config))
     differs = [
         f"  config.{field}: {old.get(field)!r} there, {new.get(field)!r} now"
         for field in sorted(old.keys() | new.keys())
@@ -223,11 +223,6 @@ def check_fingerprints(
                 f"cells {first} and {cell.name} are of two versions of {dataset}: its manifest "
                 "has changed between them. Restore that data, or use another --output."
             )
-
-
-def _without_free(flat: Mapping[str, Any]) -> dict[str, Any]:
-    free = tuple(f"{name}." for name in FREE_FIELDS)
-    return {k: v for k, v in flat.items() if not f"{k}.".startswith(free)}
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:

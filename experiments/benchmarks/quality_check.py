@@ -25,6 +25,7 @@ import unusable_pictures
 
 from wlsrl_jax.data.images import quality
 from wlsrl_jax.data.images.decode import decode, is_image_name, read_file
+from wlsrl_jax.data.images.modality import looks_like
 from wlsrl_jax.data.phantoms.source import PhantomSource
 
 FOLDERS = {
@@ -90,6 +91,11 @@ def phantoms(modality: str, count: int) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(np.broadcast_to(source[k]["image"], (side, side, 3)))
 
 
+def flaws(image: np.ndarray, modality: str) -> tuple[str, ...]:
+    """The check as the commands make it."""
+    return quality.flaws(image, looks_like(image, modality))
+
+
 def false_alarms(data: Path, *, limit: int, changed: int) -> list[dict[str, Any]]:
     """Counts real images and phantoms that are refused.
 
@@ -110,26 +116,26 @@ def false_alarms(data: Path, *, limit: int, changed: int) -> list[dict[str, Any]
         found: dict[str, list[tuple[str, ...]]] = collections.defaultdict(list)
         rng = np.random.default_rng(SEED_OF_FIGURES)
         for k, image in enumerate(real_images(data / name, step)):
-            found["as it is"].append(quality.flaws(image, modality))
+            found["as it is"].append(flaws(image, modality))
             if k % changed == changed - 1:
                 image = _scaled(image, 256) if max(image.shape[:2]) > 256 else image
                 for change, function in CHANGES.items():
                     found[change].append(
-                        quality.flaws(np.ascontiguousarray(function(image, rng)), modality)
+                        flaws(np.ascontiguousarray(function(image, rng)), modality)
                     )
-        rows += [_row(name, change, flaws) for change, flaws in found.items()]
+        rows += [_row(name, change, each) for change, each in found.items()]
     for modality in ("oct", "fundus"):
-        flaws = [quality.flaws(image, modality) for image in phantoms(modality, 50)]
-        rows.append(_row(f"{modality} phantoms", "as it is", flaws))
+        passed = [flaws(image, modality) for image in phantoms(modality, 50)]
+        rows.append(_row(f"{modality} phantoms", "as it is", passed))
     return rows
 
 
-def _row(name: str, change: str, flaws: list[tuple[str, ...]]) -> dict[str, Any]:
-    refused = [found for found in flaws if found]
+def _row(name: str, change: str, checks: list[tuple[str, ...]]) -> dict[str, Any]:
+    refused = [found for found in checks if found]
     return {
         "set": name,
         "change": change,
-        "images": len(flaws),
+        "images": len(checks),
         "refused": len(refused),
         "flaws": dict(collections.Counter(name for found in refused for name in found)),
     }
@@ -141,7 +147,7 @@ def detections(count: int, seed: int = SEED_OF_FIGURES) -> list[dict[str, Any]]:
     for kind in unusable_pictures.KINDS:
         pictures = [unusable_pictures.picture(kind, seed, k) for k in range(count)]
         for modality in ("oct", "fundus"):
-            rows.append(_row(kind, modality, [quality.flaws(p, modality) for p in pictures]))
+            rows.append(_row(kind, modality, [flaws(p, modality) for p in pictures]))
     return rows
 
 
@@ -152,7 +158,7 @@ def milliseconds(rounds: int = 50) -> float:
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        quality.flaws(image, "fundus")
+        flaws(image, "fundus")
         times.append(time.perf_counter() - start)
     return 1000 * min(times)
 

@@ -68,23 +68,6 @@ def test_a_file_that_may_not_grow(finished, tmp_path):
     assert_same_run(tmp_path / "run", finished)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """(folder, function that mounts a small file system there with some options)."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("needs root to mount a small file system")
-
-    yield disk, mount
-    subprocess.run(["umount", "-l", str(disk)], check=False, capture_output=True)
-
-
 def test_the_disk_is_full(finished, small_disk):
     """Saves until a small file system is full; with more room the same command ends well."""
     disk, mount = small_disk

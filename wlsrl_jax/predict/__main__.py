@@ -307,7 +307,7 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
             notice = (
                 f"{len(changed)} images have changed since, such as {changed[0]}; predicted again"
             )
-            console.print(notice, markup=False, soft_wrap=True)
+            console.print(notice, soft_wrap=True)
             file.redo(changed)
         todo = [item for item in listed.items if item.name not in file.done]
         if file.finished:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.tables import csv_text, original_cell, safe_cell
@@ -162,10 +162,7 @@ class PredictionFile:
             self._write([self._columns])
 
     def _write(self, rows: Sequence[Sequence[str]]) -> None:
-        with writing(self._partial):
-            self._file.write(csv_text(rows).encode("utf-8"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        _append(self._file, self._partial, csv_text(rows).encode("utf-8"))
 
     def changed(self, items: Iterable[Item]) -> list[str]:
         """Names of images that are dealt with and whose files are not what they were then.
@@ -196,11 +193,8 @@ class PredictionFile:
             if not k or original_cell(_parse(line)[0]) in self.done
         ]
         # In its place, for the lock is on it; what a kill leaves out is predicted again.
-        with writing(self._partial):
-            self._file.truncate(0)
-            self._file.write(b"".join(lines))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.truncate(0)
+        _append(self._file, self._partial, b"".join(lines))
 
     def _reopen(self) -> None:
         self._take()
@@ -229,12 +223,8 @@ class PredictionFile:
     def _note(self, names: Sequence[str]) -> None:
         """Keeps what files looked like, before there are rows made from them."""
         known = [[name, self._seen.pop(name)] for name in names if name in self._seen]
-        if not self._files.seek(0, os.SEEK_END):
-            self._files.write(b"path,size and times\n")
-        with writing(self._files_path):
-            self._files.write(csv_text(known).encode("utf-8"))
-            self._files.flush()
-            os.fsync(self._files.fileno())
+        header = b"" if self._files.seek(0, os.SEEK_END) else b"path,size and times\n"
+        _append(self._files, self._files_path, header + csv_text(known).encode("utf-8"))
 
     def add(self, names: Sequence[str], probabilities: Sequence[Sequence[float]]) -> None:
         """Appends rows and forces them to the disk.
@@ -306,6 +296,14 @@ def _rows(path: Path) -> Iterator[list[str]]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in list(csv.reader(file))[1:]:
                 yield [original_cell(cell) for cell in row]
+
+
+def _append(file: BinaryIO, path: Path, content: bytes) -> None:
+    """Writes to the end of an open file, and forces it to the disk."""
+    with writing(path):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _look(path: str) -> str:

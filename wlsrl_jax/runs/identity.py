@@ -13,7 +13,7 @@ from typing import Any
 
 from wlsrl_jax.config.fields import completed
 from wlsrl_jax.files import Mistake, differences, flatten, plain
-from wlsrl_jax.runs.workdir import FREE_FIELDS
+from wlsrl_jax.runs.workdir import bound_fields
 
 DERIVED = ("class_weights", "seen_in_epoch", "examples", "class_table", "audit")
 """What ``data.json`` tells besides: it follows from the rest, or answers nothing."""
@@ -29,8 +29,7 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, An
     Returns:
       "config": the fields that may not change; "data": field -> digest of its value.
     """
-    bound = {k: v for k, v in flatten(plain(config)).items() if not _is_free(k)}
-    return {"config": bound, "data": _digests(data)}
+    return {"config": bound_fields(flatten(plain(config))), "data": _digests(data)}
 
 
 def check_identity(
@@ -50,8 +49,8 @@ def check_identity(
       Mistake: names each field that differs, with both values where they are short.
     """
     defaults = flatten(completed({"modality": config["modality"]}))
-    old = {k: v for k, v in {**defaults, **saved["config"]}.items() if not _is_free(k)}
-    new = {k: v for k, v in flatten(plain(config)).items() if not _is_free(k)}
+    old = bound_fields({**defaults, **saved["config"]})
+    new = bound_fields(flatten(plain(config)))
     differs = differences(old, new, "  config.")
     now = _digests(data)
     differs += [
@@ -65,10 +64,6 @@ def check_identity(
             + "\n".join(differs[:20])
             + "\nRestore them, or name another --workdir."
         )
-
-
-def _is_free(name: str) -> bool:
-    return f"{name}.".startswith(tuple(f"{free}." for free in FREE_FIELDS))
 
 
 def _digests(data: Mapping[str, Any]) -> dict[str, str]:

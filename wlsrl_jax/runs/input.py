@@ -14,7 +14,7 @@ from PIL import Image
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images.decode import BadImageError, open_image, shrink, to_array
 from wlsrl_jax.data.images.listing import Item
-from wlsrl_jax.data.images.modality import mismatch
+from wlsrl_jax.data.images.modality import looks_like, mismatch
 from wlsrl_jax.data.images.quality import reason
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.data.images.set_range import chosen_range, range_mistakes
@@ -159,11 +159,11 @@ def read_input(
     """
     image = open_image(source, frame)
     small = _thumbnail(image, spec)
-    flaw = reason(small, spec.modality) if quality_check != "off" else ""
+    looks = looks_like(small, spec.modality)
+    flaw = reason(small, looks) if quality_check != "off" else ""
     if flaw and quality_check == "refuse":
         raise BadImageError(f"refused: {flaw} (--quality_check=warn predicts it all the same)")
-    warning = mismatch(small, spec.modality)
-    return ModelInput(to_input(image, spec), warning, flaw)
+    return ModelInput(to_input(image, spec), mismatch(looks, spec.modality), flaw)
 
 
 def _thumbnail(image: Image.Image | Wide, spec: InputSpec) -> np.ndarray:

@@ -104,6 +104,15 @@ def _locked(workdir: Path, token: str) -> Iterator[None]:
         yield
 
 
+def bound_fields(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, of those of a flattened config, that a run must end with as it began."""
+    return {k: v for k, v in flat.items() if not _is_of(k, FREE_FIELDS)}
+
+
+def _is_of(name: str, fields: Sequence[str]) -> bool:
+    return f"{name}.".startswith(tuple(f"{field}." for field in fields))
+
+
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
     """Checks that a workdir's run was started with this config.
 
@@ -113,13 +122,9 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
       Mistake: names each field that differs, with both values.
     """
     # As JSON has them: a tuple of the config is a list in the file.
-    old, new = flatten(completed(read_json(path))), flatten(plain(config))
-    free = tuple(f"{name}." for name in FREE_FIELDS)
-
-    def bound(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in fields.items() if not f"{k}.".startswith(free)}
-
-    differs = differences(bound(old), bound(new), "  config.")
+    old = bound_fields(flatten(completed(read_json(path))))
+    new = bound_fields(flatten(plain(config)))
+    differs = differences(old, new, "  config.")
     if differs:
         raise Mistake(
             f"{path.parent} holds a run with another config:\n"
@@ -137,11 +142,11 @@ def write_back(path: Path, config: Mapping[str, Any], fields: Sequence[str] = FR
       fields: that may change, of FREE_FIELDS.
     """
     saved = read_json(path)
-    before, names = flatten(completed(saved)), tuple(f"{name}." for name in fields)
+    before = flatten(completed(saved))
     changed = {
         name: value
         for name, value in flatten(plain(config)).items()
-        if f"{name}.".startswith(names) and before.get(name) != value
+        if _is_of(name, fields) and before.get(name) != value
     }
     for name, value in changed.items():
         *parents, last = name.split(".")

@@ -50,10 +50,15 @@ def settle() -> None:
 def leave(message: str) -> None:
     """Says a line and ends the process; threads, which may be busy, are not waited for."""
     settle()
+    say(message)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def say(message: str) -> None:
+    """Says a line on standard error, whatever was drawn there."""
     if sys.stderr is not None:
         shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which a bar hides
         print(f"{shown}{message}", file=sys.stderr, flush=True)
-    os._exit(EXIT_INTERRUPTED)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from tests.sources import picture
-from wlsrl_jax.data.images.decode import MIN_SIDE, BadImageError, decode, presize
+from wlsrl_jax.data.images.decode import BadImageError, decode, presize
 from wlsrl_jax.data.images.pixels import black_border, crop_field
-from wlsrl_jax.data.images.read_image import PixelRange
+from wlsrl_jax.data.images.read_image import MIN_SIDE, PixelRange
 
 DATA = os.environ.get("WLSRL_TEST_DATA")
 

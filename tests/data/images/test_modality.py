@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wlsrl_jax.data.images.modality import mismatch
+from wlsrl_jax.data.images.modality import looks_like, mismatch
 from wlsrl_jax.data.phantoms.source import PhantomSource
 
 DATA = os.environ.get("WLSRL_TEST_DATA")
@@ -19,8 +19,8 @@ def test_phantoms(modality, size):
     other = {"oct": "fundus", "fundus": "oct"}[modality]
     source = PhantomSource(modality, "test", 60, size, size)
     pictures = [np.broadcast_to(source[k]["image"], (size, size, 3)) for k in range(60)]
-    refused = sum(bool(mismatch(p, modality)) for p in pictures)
-    caught = sum(bool(mismatch(p, other)) for p in pictures)
+    refused = sum(bool(mismatch(looks_like(p, modality), modality)) for p in pictures)
+    caught = sum(bool(mismatch(looks_like(p, other), other)) for p in pictures)
     assert refused == 0 and caught >= 54, (refused, caught)
 
 
@@ -37,6 +37,6 @@ def test_real_images(folder, modality):
     )
     names = names[::5]
     pictures = [np.asarray(Image.open(p).convert("RGB")) for p in names]
-    refused = np.mean([bool(mismatch(p, modality)) for p in pictures])
-    caught = np.mean([bool(mismatch(p, other)) for p in pictures])
+    refused = np.mean([bool(mismatch(looks_like(p, modality), modality)) for p in pictures])
+    caught = np.mean([bool(mismatch(looks_like(p, other), other)) for p in pictures])
     assert refused <= 0.01 and caught >= 0.95, (refused, caught)

@@ -30,14 +30,14 @@ def test_pictures_of_no_retina_are_found(measured, kind):
     assert tuple(measured.unusable_pictures.KINDS) == KINDS
     pictures = [measured.unusable_pictures.picture(kind, SEED, k) for k in range(40)]
     for modality in ("oct", "fundus"):
-        missed = [k for k, p in enumerate(pictures) if not quality.flaws(p, modality)]
+        missed = [k for k, p in enumerate(pictures) if not measured.flaws(p, modality)]
         assert len(missed) <= 2, (modality, missed)
 
 
 @pytest.mark.parametrize("modality", ["oct", "fundus"])
 def test_phantoms_pass(measured, modality):
     assert not [
-        f for image in measured.phantoms(modality, 15) if (f := quality.flaws(image, modality))
+        f for image in measured.phantoms(modality, 15) if (f := measured.flaws(image, modality))
     ]
 
 
@@ -51,13 +51,13 @@ def test_real_images_pass_as_they_are_and_changed(measured):
     assert sum(r["refused"] for r in changed) <= 0.01 * sum(r["images"] for r in changed), changed
 
 
-def test_the_reasons_are_the_right_ones():
+def test_the_reasons_are_the_right_ones(measured):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     page = np.full((300, 220, 3), 255, np.uint8)
     for y in range(20, 290, 16):
         cv2.putText(page, "patient report of the eye", (10, y), 0, 0.45, (0, 0, 0), 1)
-    found = {name: quality.flaws(image, "oct") for name, image in {
+    found = {name: measured.flaws(image, "oct") for name, image in {
         "grey": np.full((64, 64, 3), 128, np.uint8), "night": noise // 12, "noise": noise,
         "white": np.full((64, 64, 3), 255, np.uint8), "page": page}.items()}  # fmt: skip
     assert found["grey"] == ("blank",) and found["noise"] == ("noise",)
@@ -65,4 +65,4 @@ def test_the_reasons_are_the_right_ones():
     assert "text" in found["page"]
     assert quality.reason(noise, "fundus") == quality.FLAWS["noise"]
     for side in ((16, 16), (16, 2000), (2000, 16)):
-        assert quality.flaws(np.zeros((*side, 3), np.uint8), "fundus")[:1] == ("blank",)
+        assert measured.flaws(np.zeros((*side, 3), np.uint8), "fundus")[:1] == ("blank",)

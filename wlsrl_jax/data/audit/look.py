@@ -51,8 +51,9 @@ def fingerprint(image: np.ndarray, modality: str) -> Fingerprint:
       The fingerprint; the same for the same pixels.
     """
     height, width = image.shape[:2]
-    oddities = flaws(image, modality)
-    if looks_like(image, modality) != modality:
+    looks = looks_like(image, modality)
+    oddities = flaws(image, looks)
+    if looks != modality:
         oddities += ("modality",)
     if modality == "fundus":
         image = crop_field(image)

@@ -14,10 +14,6 @@ from PIL import Image
 from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images import foreign, read_image
 from wlsrl_jax.data.images.pixels import apply_steps, crop_field
-from wlsrl_jax.data.images.read_image import FORMATS as FORMATS
-from wlsrl_jax.data.images.read_image import MAX_PIXELS as MAX_PIXELS
-from wlsrl_jax.data.images.read_image import MAX_SIDE as MAX_SIDE
-from wlsrl_jax.data.images.read_image import MIN_SIDE as MIN_SIDE
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.files import Mistake
 

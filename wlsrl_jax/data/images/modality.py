@@ -79,17 +79,16 @@ def looks_like(image: np.ndarray, modality: str) -> str:
     return "oct" if logit > SURE else "fundus" if logit < -SURE else modality
 
 
-def mismatch(image: np.ndarray, modality: str) -> str:
+def mismatch(looks: str, modality: str) -> str:
     """Says why a picture does not look like one of a modality.
 
     Args:
-      image: uint8 ``[H, W, 3]``.
+      looks: of ``looks_like``.
       modality: "oct" or "fundus", of the model.
 
     Returns:
       The reason, or "" where the picture fits or nothing can be said.
     """
-    looks = looks_like(image, modality)
     if looks == modality:
         return ""
     return f"looks like {NAMES[looks]}, but this model was trained on {PLURAL[modality]}"

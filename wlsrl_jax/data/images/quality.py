@@ -12,7 +12,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from wlsrl_jax.data.images.modality import looks_like
 from wlsrl_jax.data.images.pixels import black_border
 
 SIDE = 128  # pixels of the longer side that is looked at
@@ -177,13 +176,12 @@ def flaws(image: np.ndarray, modality: str) -> tuple[str, ...]:
 
     Args:
       image: uint8 ``[H, W, 3]``, the whole picture as it is in the file.
-      modality: "oct" or "fundus", what it is meant to be. A picture that is clearly of the other
-        modality is held against that one: to say so is ``modality.mismatch``'s.
+      modality: "oct" or "fundus", what it looks like: of ``modality.looks_like``, so that a good
+        picture of the other kind has no flaw. To say that it is of the other is ``mismatch``'s.
 
     Returns:
       Keys of ``FLAWS``; empty where nothing is wrong with it.
     """
-    modality = looks_like(image, modality)
     small = view(image, modality)
     red, green, blue = cv2.split(small)
     grey = (red + green + blue) / 3

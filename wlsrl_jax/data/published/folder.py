@@ -60,13 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``--dataset=folder``."""
 
     def names(flag: str) -> Callable[[str], tuple[str, ...]]:
-        def parse(text: str) -> tuple[str, ...]:
-            try:
-                return split_names(text, flag)
-            except Mistake as error:
-                raise argparse.ArgumentTypeError(str(error)) from None
-
-        return parse
+        return lambda text: cli.checked(lambda: split_names(text, flag))
 
     group = parser.add_argument_group("--dataset=folder, a data set of your own")
     group.add_argument("--modality", choices=list(SIZES), help="of the images")
