@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.train.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 
 PARAMS = {
@@ -19,14 +20,14 @@ def one_update(name, grads, **options):
     return updates
 
 
-def test_warm_up_then_cosine():
+def test_warm_up_from_the_first_step_then_cosine():
     rate = learning_rate_schedule(0.2, 100, 10, 0.05)
-    assert float(rate(0)) == 0 and float(rate(5)) == pytest.approx(0.1)
-    assert float(rate(10)) == pytest.approx(0.2)
+    warm_up = [float(rate(k)) for k in range(11)]
+    np.testing.assert_allclose(warm_up, [0.2 * (k + 1) / 11 for k in range(11)], rtol=1e-6)
     assert float(rate(55)) == pytest.approx((0.2 + 0.01) / 2)
     assert float(rate(100)) == pytest.approx(0.01)
     assert float(learning_rate_schedule(0.2, 100, 0, 0.0)(0)) == pytest.approx(0.2)
-    with pytest.raises(ValueError, match="warmup_epochs gives 100"):
+    with pytest.raises(Mistake, match="warmup_epochs gives 100"):
         learning_rate_schedule(0.2, 100, 100, 0.0)
 
 

@@ -27,7 +27,10 @@ def decay_mask(params: Any) -> Any:
 def learning_rate_schedule(
     peak: float, total_steps: int, warmup_steps: int, final_fraction: float
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to ``peak``, then cosine decay to ``peak * final_fraction``.
+    """Linear warm-up to ``peak``, then cosine decay to ``peak * final_fraction``.
+
+    Step k of a warm-up of w steps has the rate ``peak * (k + 1) / (w + 1)``: a step of rate 0
+    would do nothing.
 
     Args:
       peak: largest learning rate.
@@ -47,7 +50,7 @@ def learning_rate_schedule(
             f"has {total_steps} steps; shorten the warm-up or raise config.num_epochs."
         )
     return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup_steps else peak, peak, warmup_steps, total_steps, peak * final_fraction
+        peak / (warmup_steps + 1), peak, warmup_steps, total_steps, peak * final_fraction
     )
 
 
