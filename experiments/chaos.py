@@ -50,7 +50,7 @@ FLAGS = (
     "--config.report=False",
 )  # fmt: skip
 # Between topologies sums are formed in another order. Adam turns a rounding error of a gradient
-# near zero into a whole step, plain SGD does not; at a rate of 0.01 the network itself makes 1e-3 of
+# near zero into a whole step, plain SGD does not; at a rate of 0.01 the network makes 1e-3 of
 # 1e-7 within 40 steps on some processors, at 0.001 it stays at 2e-7.
 ELASTIC = (
     "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.001",
