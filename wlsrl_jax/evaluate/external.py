@@ -11,7 +11,7 @@ import jax
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.data.images.steps import describe
-from wlsrl_jax.data.names import class_key, known_by, split_quoted, unquoted
+from wlsrl_jax.data.text.names import class_key, known_by, split_quoted, unquoted
 from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, read_json, write_json

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from wlsrl_jax.data import batches as pipeline
-from wlsrl_jax.data.tables import original_cell, safe_cell
+from wlsrl_jax.data.text.tables import original_cell, safe_cell
 from wlsrl_jax.files import Mistake, writing
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runtime import processes

@@ -5,7 +5,7 @@ takes the name ``FILE.csv``, or is converted to ``FILE.parquet``: the output is 
 ``FILE.csv.json`` says what the rows were made with, so that nobody goes on with something else, and
 ``FILE.csv.files.csv`` what each image file looked like, so that one that was replaced or repaired
 since is predicted again. In CSV a name that a spreadsheet would take for a formula begins with an
-apostrophe; see ``data/tables.py``.
+apostrophe; see ``data/text/tables.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from wlsrl_jax.data.images.listing import Item
-from wlsrl_jax.data.tables import csv_text, original_cell, safe_cell
+from wlsrl_jax.data.text.tables import csv_text, original_cell, safe_cell
 from wlsrl_jax.files import Mistake, differences, is_disk_full, read_json, some, write_json, writing
 from wlsrl_jax.runtime.lock import HeldError, hold
 

@@ -25,7 +25,7 @@ from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.data.dataset import Dataset
-from wlsrl_jax.data.tables import safe_cell
+from wlsrl_jax.data.text.tables import safe_cell
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
 from wlsrl_jax.files import Mistake, write_json, writing
 from wlsrl_jax.metrics import evaluate_task

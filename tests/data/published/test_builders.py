@@ -17,7 +17,7 @@ from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.data.published import all_specs, get_spec, layout
 from wlsrl_jax.data.published.common import Problem, Record, count_notes
 from wlsrl_jax.data.published.opening import open_dataset
-from wlsrl_jax.data.tables import read_table, read_xlsx
+from wlsrl_jax.data.text.tables import read_table, read_xlsx
 from wlsrl_jax.files import Mistake
 
 

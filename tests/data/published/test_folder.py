@@ -12,9 +12,9 @@ from rich.console import Console
 from tests import sources
 from tests.tiny import load_config, run, tiny_config
 from wlsrl_jax.data.dataset import load_dataset
-from wlsrl_jax.data.names import shown
 from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.published.own_table import FolderOptions, ImageIndex
+from wlsrl_jax.data.text.names import shown
 from wlsrl_jax.files import Mistake
 
 CLASSES = ("drusen", "healthy")

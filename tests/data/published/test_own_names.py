@@ -200,7 +200,7 @@ def test_the_column_of_the_patient_is_taken_or_said_not_to_be(tmp_path):
 
 def test_a_line_break_in_a_name_is_treated_as_predict_treats_it(tmp_path):
     from wlsrl_jax.data.images.listing import find_images
-    from wlsrl_jax.data.names import UNWRITABLE
+    from wlsrl_jax.data.text.names import UNWRITABLE
 
     source = class_folders(tmp_path / "s")
     shutil.copy(source / "drusen" / "s0.JPG", source / "drusen" / "a\nb.JPG")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from wlsrl_jax.data.images.decode import BadImageError, is_dicom, is_image_name
 from wlsrl_jax.data.images.frames import count_images, may_hold_several
-from wlsrl_jax.data.names import UNWRITABLE, is_writable, letters, shown
-from wlsrl_jax.data.tables import SUFFIXES, read_cells, read_lines, select
+from wlsrl_jax.data.text.names import UNWRITABLE, is_writable, letters, shown
+from wlsrl_jax.data.text.tables import SUFFIXES, read_cells, read_lines, select
 from wlsrl_jax.files import Mistake
 
 COLUMN = "path"  # of a list

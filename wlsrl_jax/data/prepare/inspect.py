@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from rich.progress import track
 
 from wlsrl_jax.cli import console as make_console
-from wlsrl_jax.data import names
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
 from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, to_array
 from wlsrl_jax.data.images.frames import count_images, may_hold_several
@@ -24,6 +23,7 @@ from wlsrl_jax.data.images.read_image import FLAG, Extent, PixelRange, Wide, dec
 from wlsrl_jax.data.images.set_range import parse_flag, range_line, range_mistakes
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, note, take_notes
+from wlsrl_jax.data.text import names
 from wlsrl_jax.files import Mistake, some
 
 

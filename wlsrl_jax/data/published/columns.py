@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from wlsrl_jax.data.names import letters
-from wlsrl_jax.data.tables import select
+from wlsrl_jax.data.text.names import letters
+from wlsrl_jax.data.text.tables import select
 from wlsrl_jax.files import Mistake
 
 PATIENTS = frozenset(

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.images.decode import is_image_name
-from wlsrl_jax.data.matching import both_sides, join_names
-from wlsrl_jax.data.names import is_missing
 from wlsrl_jax.data.published import archives
-from wlsrl_jax.data.tables import read_table
+from wlsrl_jax.data.text.matching import both_sides, join_names
+from wlsrl_jax.data.text.names import is_missing
+from wlsrl_jax.data.text.tables import read_table
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 

@@ -23,7 +23,7 @@ from wlsrl_jax.data.published.common import (
     match_rows,
     parse_grade,
 )
-from wlsrl_jax.data.tables import read_lines, read_table
+from wlsrl_jax.data.text.tables import read_lines, read_table
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 

@@ -26,7 +26,7 @@ from wlsrl_jax.data.published.common import (
     match_rows,
     parse_grade,
 )
-from wlsrl_jax.data.tables import Row, read_table
+from wlsrl_jax.data.text.tables import Row, read_table
 from wlsrl_jax.tasks import DR_GRADES
 
 _NAME = re.compile(r"(\d+)_([lr])\d+", re.IGNORECASE)

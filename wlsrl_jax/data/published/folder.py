@@ -17,17 +17,6 @@ from pathlib import Path
 
 from wlsrl_jax import cli
 from wlsrl_jax.data.images.decode import is_image_name
-from wlsrl_jax.data.names import (
-    UNWRITABLE,
-    class_key,
-    cleaned,
-    is_missing,
-    is_writable,
-    known_by,
-    one_spelling,
-    shown,
-    split_names,
-)
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import (
     DatasetSpec,
@@ -39,6 +28,17 @@ from wlsrl_jax.data.published.common import (
 )
 from wlsrl_jax.data.published.own_table import FolderOptions as FolderOptions
 from wlsrl_jax.data.published.own_table import OwnRow, table_rows
+from wlsrl_jax.data.text.names import (
+    UNWRITABLE,
+    class_key,
+    cleaned,
+    is_missing,
+    is_writable,
+    known_by,
+    one_spelling,
+    shown,
+    split_names,
+)
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wlsrl_jax.data.names import class_key
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, list_images
+from wlsrl_jax.data.text.names import class_key
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from wlsrl_jax.data.names import class_key, known_by
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import (
     DatasetSpec,
@@ -19,7 +18,8 @@ from wlsrl_jax.data.published.common import (
     list_images,
     match_rows,
 )
-from wlsrl_jax.data.tables import read_table
+from wlsrl_jax.data.text.names import class_key, known_by
+from wlsrl_jax.data.text.tables import read_table
 
 CLASSES = ("AMD", "DME", "ERM", "NO", "RAO", "RVO", "VID")
 TABLE = "OCTDL_labels.csv"

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from wlsrl_jax.data.images.decode import is_image_name
-from wlsrl_jax.data.matching import both_sides, join_names
-from wlsrl_jax.data.names import is_no_patient, shown
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.columns import division_not_followed, find_patients
 from wlsrl_jax.data.published.common import known_attributes
-from wlsrl_jax.data.tables import read_cells, select
+from wlsrl_jax.data.text.matching import both_sides, join_names
+from wlsrl_jax.data.text.names import is_no_patient, shown
+from wlsrl_jax.data.text.tables import read_cells, select
 from wlsrl_jax.files import Mistake
 
 _NO_IMAGE = "there is no such image in --source; add it or delete the row"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wlsrl_jax.data import names
+from wlsrl_jax.data.text import names
 from wlsrl_jax.files import Mistake
 
 NFC = "Œdème"

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from wlsrl_jax.data.names import folded, number_key, shown
+from wlsrl_jax.data.text.names import folded, number_key, shown
 
 _SUFFIX = re.compile(r"\.(?:jpe?g|jfif|png|tiff?|bmp|gif|webp|jp2|dcm|dicom)$")
 _KEPT = 2**18  # normal forms, for each is asked for several times

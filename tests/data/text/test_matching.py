@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wlsrl_jax.data.matching import join_names
+from wlsrl_jax.data.text.matching import join_names
 
 FILES = [f"img{k:03d}.png" for k in range(12)]
 FORMS = {

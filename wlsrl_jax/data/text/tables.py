@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wlsrl_jax.data.names import is_missing, letters
+from wlsrl_jax.data.text.names import is_missing, letters
 from wlsrl_jax.files import Mistake
 
 MAX_TABLE_BYTES = 512 * 2**20

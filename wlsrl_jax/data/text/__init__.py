@@ -1,0 +1,1 @@
+"""Names and tables of labels, as people write them."""
