@@ -49,8 +49,6 @@ def commands():
 
 
 def module_of(name):
-    if name == "data/images/pixels.py":  # it is shipped alone; its command lies elsewhere
-        name = "data/prepare/steps_sheet.py"
     parts = ["wlsrl_jax", *Path(name).with_suffix("").parts]
     return importlib.import_module(".".join(parts))
 

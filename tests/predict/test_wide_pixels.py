@@ -13,7 +13,7 @@ from PIL import Image
 from tests.data.images.wide import grey, pages, png, scaled, tiff
 from tests.data.prepare.test_wide_pixels import OCT, class_folders, phantom, twelve
 from tests.tiny import run
-from wlsrl_jax.data.images.decode import BadImageError
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.explain.__main__ import read_images
 from wlsrl_jax.export.__main__ import export_run

@@ -1,4 +1,4 @@
-"""Resizing and augmentation of one image, on the host.
+"""Augmentation of one image, on the host.
 
 All geometry of an augmentation (flip, rotation, scale, shift, resize) is one affine warp,
 all tone (brightness, contrast, gamma) one look-up table, so each pixel is touched twice.
@@ -10,6 +10,8 @@ import dataclasses
 
 import cv2
 import numpy as np
+
+from wlsrl_jax.data.images.pixels import resize
 
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
@@ -39,25 +41,6 @@ class Augmentation:
     gamma: float = 0.0
     speckle: float = 0.0
     noise: float = 0.0
-
-
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes with anti-aliasing when shrinking.
-
-    Args:
-      image: uint8 ``[H, W, C]``.
-      height: of the result, pixels.
-      width: of the result, pixels.
-
-    Returns:
-      uint8 ``[height, width, C]``.
-    """
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = image.shape[0] > height or image.shape[1] > width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    out = cv2.resize(image, (width, height), interpolation=method)
-    return out.reshape(height, width, image.shape[2])
 
 
 def augment(

@@ -14,7 +14,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from wlsrl_jax.data.augment import Augmentation, augment, resize
+from wlsrl_jax.data.augment import Augmentation, augment
+from wlsrl_jax.data.images.pixels import resize
 from wlsrl_jax.data.sampling import sampled_indices
 from wlsrl_jax.tasks import Task, task_labels
 

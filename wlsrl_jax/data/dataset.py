@@ -33,7 +33,7 @@ class Dataset:
       audit: what preparation found; empty for phantoms.
       prepared_size: (height, width) to which its images were resized when it was prepared; None
         for phantoms, which are drawn in the model's size.
-      preprocess: steps of ``preprocess.STEPS`` that its images went through before that.
+      preprocess: steps of ``pixels.STEPS`` that its images went through before that.
       pixel_bits: range of its wide pixels, as ``--pixel_bits``; "" where there were none of which
         the file does not say it.
       looks: perceptual hashes, uint8 ``[N, 16]`` in the order of ``details``; None where there are

@@ -20,9 +20,9 @@ from rich.progress import track
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import Table, print_table, run_command
-from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.decode import BadImageError
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import find_images
+from wlsrl_jax.data.images.pixels import resize
 from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps

@@ -32,7 +32,7 @@ from rich.progress import Progress
 from wlsrl_jax import cli
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.cli import run_command
-from wlsrl_jax.data.images.decode import BadImageError
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.evaluate.calibration import fit_temperature, scale

@@ -30,8 +30,8 @@ import numpy as np
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
-from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.frames import count_images
+from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.set_range import add_flag, parse_flag
 from wlsrl_jax.explain.class_maps import grad_cam

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.decode import BadImageError, open_image, shrink, to_array
+from wlsrl_jax.data.images.decode import open_image, shrink, to_array
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import looks_like, mismatch
+from wlsrl_jax.data.images.pixels import resize
 from wlsrl_jax.data.images.quality import reason
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.data.images.set_range import chosen_range, range_mistakes

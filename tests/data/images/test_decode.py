@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.sources import picture
-from wlsrl_jax.data.images.decode import BadImageError, decode, presize
+from wlsrl_jax.data.images.decode import decode, presize
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.pixels import black_border, crop_field
 from wlsrl_jax.data.images.read_image import MIN_SIDE, PixelRange
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import BadImageError, decode, open_image
+from wlsrl_jax.data.images.decode import decode, open_image
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import find_images
 from wlsrl_jax.data.images.read_image import PixelRange, decide_range
 from wlsrl_jax.data.images.set_range import may_need_range

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from wlsrl_jax.data.images.decode import BadImageError, decode, is_image_name, read_file
+from wlsrl_jax.data.images.decode import decode, is_image_name, read_file
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import find_images
 
 

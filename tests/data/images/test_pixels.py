@@ -28,6 +28,7 @@ from wlsrl_jax.data.images.pixels import (
     clahe,
     field_mask,
     flatten,
+    resize,
     rpe_curve,
     white_borders,
 )
@@ -417,3 +418,9 @@ def test_real_scans_stay_level_when_they_are_rotated():
         again = np.interp(x[seen], np.arange(width), curves[1])
         off.append(np.median(np.abs(again - y[seen])) / height)
     assert len(off) > 60 and np.mean(np.array(off) < 0.02) > 0.93
+
+
+def test_shrinking_averages():
+    checker = np.indices((64, 64)).sum(0)[..., None] % 2 * 255
+    small = resize(checker.astype(np.uint8), 16, 16)
+    assert abs(small.astype(float).mean() - 127.5) < 2 and small.std() < 2

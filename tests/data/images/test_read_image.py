@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.data.images import wide
 from tests.data.images.wide import png, scaled, tiff
-from wlsrl_jax.data.images.decode import BadImageError, decode, open_image
+from wlsrl_jax.data.images.decode import decode, open_image
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.read_image import (
     Extent,
     PixelRange,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from wlsrl_jax.data.images.decode import BadImageError, decode
+from wlsrl_jax.data.images.decode import decode
+from wlsrl_jax.data.images.limits import BadImageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48), dtype=np.uint8)
 

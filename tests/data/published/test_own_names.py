@@ -8,7 +8,7 @@ import pytest
 
 from tests import sources
 from tests.data.published.test_folder import class_folders, fails, make
-from tests.data.test_names import MISSING
+from tests.data.text.test_names import MISSING
 
 CLASSES = ("CNV", "NORMAL")
 

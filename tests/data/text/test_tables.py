@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.data.test_names import MISSING
+from tests.data.text.test_names import MISSING
 from wlsrl_jax.data.text.tables import csv_text, original_cell, read_table, safe_cell
 from wlsrl_jax.files import Mistake
 

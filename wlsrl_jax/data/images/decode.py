@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.augment import resize
 from wlsrl_jax.data.images import foreign, read_image
-from wlsrl_jax.data.images.pixels import apply_steps, crop_field
+from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError, bad_images, check_bytes
+from wlsrl_jax.data.images.pixels import apply_steps, crop_field, resize
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
-from wlsrl_jax.files import Mistake
+
+cv2.setNumThreads(0)  # whoever reads many images has threads of their own
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif",
             ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm", ".dicom")  # fmt: skip
-MAX_BYTES = 256 * 2**20
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
-
-
-class BadImageError(Mistake):
-    """An image file that cannot be used; the message is the reason, without the name."""
-
-
-@contextlib.contextmanager
-def bad_images() -> Iterator[None]:
-    """Tells what ``read_image`` refuses as a ``BadImageError``."""
-    try:
-        yield
-    except read_image.UnreadableError as error:
-        raise BadImageError(str(error)) from None
 
 
 def decode(
@@ -100,30 +86,6 @@ def is_dicom(source: bytes | Path) -> bool:
         return False
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuses sizes, in pixels, that no camera makes.
-
-    Raises:
-      BadImageError: with the reason.
-    """
-    with bad_images():
-        read_image.check_size(width, height)
-
-
-def check_bytes(path: Path, limit: int) -> None:
-    """Refuses files that are larger than any image.
-
-    Raises:
-      BadImageError: with the reason, or if it cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise BadImageError(f"cannot be read ({error.strerror})") from None
-    if size > limit:
-        raise BadImageError(f"{size:,} bytes are more than {limit:,}")
-
-
 def read_file(path: Path) -> bytes:
     """Reads an image file.
 
@@ -163,7 +125,7 @@ def shrink(
       modality: "oct" or "fundus".
       height: of the result, pixels.
       width: of the result, pixels.
-      steps: names of ``preprocess.STEPS``, applied in this order before the resize.
+      steps: names of ``pixels.STEPS``, applied in this order before the resize.
 
     Returns:
       uint8 ``[height, width, C]``.

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import MAX_BYTES, BadImageError, check_bytes, check_size
+from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError, check_bytes, check_size
 from wlsrl_jax.data.images.read_image import MAX_PAGES, Wide
 
 MISSING = "a DICOM file; to read such files: pip install 'wlsrl_jax[dicom]'"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wlsrl_jax.data.images import read_image
-from wlsrl_jax.data.images.decode import bad_images, is_dicom
+from wlsrl_jax.data.images.decode import is_dicom
 from wlsrl_jax.data.images.dicom import count_frames
+from wlsrl_jax.data.images.limits import bad_images
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".tif", ".tiff")
 

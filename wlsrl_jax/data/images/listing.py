@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from wlsrl_jax.data.images.decode import BadImageError, is_dicom, is_image_name
+from wlsrl_jax.data.images.decode import is_dicom, is_image_name
 from wlsrl_jax.data.images.frames import count_images, may_hold_several
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.text.names import UNWRITABLE, is_writable, letters, shown
 from wlsrl_jax.data.text.tables import SUFFIXES, read_cells, read_lines, select
 from wlsrl_jax.files import Mistake

@@ -1,15 +1,14 @@
-"""What is done to pixels before an image is resized: the crop to the round field, and steps.
+"""What is done to pixels to make them small: the crop to the round field, steps, the resize.
 
-The steps are optional: what publications on these images do first. ``data.images.decode.shrink``
-applies them after the crop to the round field and before the resize, on an image of at most
-``SIDE`` pixels: histograms, edges and shifts are then finer than what is kept, and a photograph of
-12 million pixels costs no more than one of a million. What a step does to a pixel is part of
+The steps are optional: what publications on these images do first. ``decode.shrink`` applies
+them after the crop to the round field and before the resize, on an image of at most ``SIDE``
+pixels: histograms, edges and shifts are then finer than what is kept, and a photograph of 12
+million pixels costs no more than one of a million. What a step does to a pixel is part of
 prepared data and of every run that was trained on them, so a step that is changed gets another
 name.
 
 Only NumPy and OpenCV are imported, for exported models carry a copy of this file.
-
-python -m wlsrl_jax.data.images.pixels --modality=oct --output=sheet.jpg IMAGES...
+``python -m wlsrl_jax.data.prepare.steps_sheet`` shows what the steps do.
 """
 
 from __future__ import annotations
@@ -369,8 +368,20 @@ def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int
     return image
 
 
-if __name__ == "__main__":
-    from wlsrl_jax.cli import run_command
-    from wlsrl_jax.data.prepare.steps_sheet import write_sheet
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes with anti-aliasing when shrinking.
 
-    run_command(write_sheet)
+    Args:
+      image: uint8 ``[H, W, C]``.
+      height: of the result, pixels.
+      width: of the result, pixels.
+
+    Returns:
+      uint8 ``[height, width, C]``.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] > height or image.shape[1] > width
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    out = cv2.resize(image, (width, height), interpolation=method)
+    return out.reshape(height, width, image.shape[2])

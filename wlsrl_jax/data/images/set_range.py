@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wlsrl_jax.data.images.decode import BadImageError, is_dicom, open_image
+from wlsrl_jax.data.images.decode import is_dicom, open_image
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.read_image import (
     FLAG,

@@ -17,8 +17,9 @@ from rich.progress import track
 
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.look import Fingerprint, fingerprint
-from wlsrl_jax.data.images.decode import BadImageError, open_image, read_file, to_array
+from wlsrl_jax.data.images.decode import open_image, read_file, to_array
 from wlsrl_jax.data.images.frames import count_images, may_hold_several
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.read_image import FLAG, Extent, PixelRange, Wide, decide_range
 from wlsrl_jax.data.images.set_range import parse_flag, range_line, range_mistakes
 from wlsrl_jax.data.published import layout

@@ -1,4 +1,7 @@
-"""Contact sheet of what the preprocessing steps do: ``python -m wlsrl_jax.data.images.pixels``."""
+"""Contact sheet of what the preprocessing steps do.
+
+python -m wlsrl_jax.data.prepare.steps_sheet --modality=oct --output=sheet.jpg IMAGES...
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import status_of
-from wlsrl_jax.data.augment import resize
-from wlsrl_jax.data.images.decode import BadImageError, open_image, to_array
+from wlsrl_jax.cli import run_command, status_of
+from wlsrl_jax.data.images.decode import open_image, to_array
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.pixels import (
     SIDE,
     STEPS,
     apply_steps,
     crop_field,
+    resize,
 )
 from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.images.save import picture_format, save_picture
@@ -87,7 +91,7 @@ def contact_sheet(
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.data.images.pixels",
+        prog="python -m wlsrl_jax.data.prepare.steps_sheet",
         description="Shows images before and after the steps of prepare --preprocess.",
     )
     parser.add_argument(
@@ -136,3 +140,7 @@ def write_sheet(argv: Sequence[str] | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     return status_of(write_sheet, argv)
+
+
+if __name__ == "__main__":
+    run_command(write_sheet)

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 import wlsrl_jax
-from wlsrl_jax.data.images.decode import BadImageError, presize
+from wlsrl_jax.data.images.decode import presize
+from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.prepare import split_file
 from wlsrl_jax.data.prepare.groups import SPLITS
@@ -136,7 +137,7 @@ def write_prepared(
       size: (height, width) of the prepared images, pixels.
       manifest: of the preparation.
       target: directory of the prepared data set.
-      steps: of ``preprocess.STEPS``, applied to every image.
+      steps: of ``pixels.STEPS``, applied to every image.
       pixel_range: of wide pixels, if there are any of which the files do not say it.
       mapper: that resizes; threads, one a core, if not given. The bytes do not depend on it.
 
@@ -183,7 +184,7 @@ def load_source(
       file: in it.
       modality: "oct" or "fundus".
       size: (height, width) of the result, pixels.
-      steps: of ``preprocess.STEPS``.
+      steps: of ``pixels.STEPS``.
       pixel_range: of wide pixels of which the file does not say it.
 
     Returns:
