@@ -33,7 +33,7 @@ from wlsrl_jax.data.images.quality import reason
 from wlsrl_jax.data.images.read_image import Wide, decide_range
 from wlsrl_jax.data.images.set_range import parse_flag, range_mistakes
 from wlsrl_jax.data.images.steps import check_steps, parse_steps
-from wlsrl_jax.data.manifest import parse_manifest
+from wlsrl_jax.data.prepare.manifest import parse_manifest
 from wlsrl_jax.data.prepare.split_file import read_split_file
 from wlsrl_jax.data.published.own_table import FolderOptions, table_rows
 from wlsrl_jax.data.text.names import split_names

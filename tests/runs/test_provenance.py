@@ -11,7 +11,7 @@ import pytest
 from tests import sources
 from tests.tiny import ROOT, StopAfter, load_config, tiny_config
 from wlsrl_jax.data.prepare import __main__ as prepare
-from wlsrl_jax.data.prepared import LOOKS as PREPARED_LOOKS
+from wlsrl_jax.data.prepare.place import LOOKS as PREPARED_LOOKS
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.evaluate.external import evaluate_workdir
 from wlsrl_jax.explain import __main__ as explain

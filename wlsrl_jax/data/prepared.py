@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import difflib
 import hashlib
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,30 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from wlsrl_jax.data.manifest import NAME, parse_manifest
 from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.prepare.manifest import parse_manifest
+from wlsrl_jax.data.prepare.place import LOOKS, MANIFEST, VERSION, dataset_dir, resolve_data_dir
 from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.files import Mistake, local_path
-
-MANIFEST = NAME
-LOOKS = "perceptual_hashes.npy"
-"""uint8 ``[N, 16]`` in the order of the manifest: 128 bits an image, see audit/look.py."""
-VERSION = "1.0.0"
-
-
-def resolve_data_dir(data_dir: str | None) -> Path:
-    """The directory of prepared data: the argument, TFDS_DATA_DIR, TFDS's default.
-
-    Raises:
-      Mistake: if it is no path of this machine.
-    """
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
-    return local_path(str(chosen or tfds.core.constants.DATA_DIR))
-
-
-def dataset_dir(name: str, data_dir: str | None) -> Path:
-    """Where a prepared data set lies."""
-    return resolve_data_dir(data_dir) / name / VERSION
+from wlsrl_jax.files import Mistake
 
 
 class ImageCache:

@@ -23,7 +23,7 @@ def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:
       Mistake: if the data were prepared anew since.
       Mistake: if the data are not there, with the flag that says where they are.
     """
-    from wlsrl_jax.data.prepared import MANIFEST, dataset_dir  # TFDS is slow to import
+    from wlsrl_jax.data.prepare.place import MANIFEST, dataset_dir  # TFDS is slow to import
 
     data = run.config.data
     if data_dir:

@@ -16,10 +16,10 @@ from tests import sources
 from wlsrl_jax.data.audit import __main__ as audit_module
 from wlsrl_jax.data.audit import near_duplicates
 from wlsrl_jax.data.audit.findings import audit, sentences
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.look import fingerprint
 from wlsrl_jax.data.audit.near_duplicates import RULES, find_pairs, similarity
 from wlsrl_jax.data.phantoms import source as phantom
-from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import Record
 
 DATA = os.environ.get("WLSRL_TEST_DATA")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.look import Fingerprint
 from wlsrl_jax.data.audit.near_duplicates import Pair
 from wlsrl_jax.data.prepare.divide import Division, divide
-from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published import get_spec
 from wlsrl_jax.data.published.common import Record
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests import sources
 from tests.data.published.test_folder import class_folders, fails, make
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.look import Fingerprint
 from wlsrl_jax.data.prepare.__main__ import main
 from wlsrl_jax.data.prepare.divide import choose_mode
-from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import Record
 
 CLASSES = ("CNV", "NORMAL")

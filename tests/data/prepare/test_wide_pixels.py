@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.data.images.wide import pages, png, scaled
+from wlsrl_jax.data.audit import inspect as source_images
 from wlsrl_jax.data.audit.__main__ import run as run_audit
 from wlsrl_jax.data.phantoms.source import CLASSES, render
-from wlsrl_jax.data.prepare import inspect as source_images
 from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.data.published.folder import FolderOptions

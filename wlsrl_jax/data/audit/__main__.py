@@ -15,10 +15,10 @@ from typing import Any
 from wlsrl_jax import cli
 from wlsrl_jax.cli import console, run_command, status_of
 from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
+from wlsrl_jax.data.audit.inspect import collect, ordered_map
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
 from wlsrl_jax.data.audit.page import render
 from wlsrl_jax.data.images.set_range import add_flag
-from wlsrl_jax.data.prepare.inspect import collect, ordered_map
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags

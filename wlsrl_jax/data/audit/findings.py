@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.near_duplicates import RULES, Pair
 from wlsrl_jax.data.images.quality import FLAWS
-from wlsrl_jax.data.prepare.inspect import SourceImage
 
 _UNUSUAL_AREA = 8.0  # times larger or smaller than the median
 ODDITIES = {

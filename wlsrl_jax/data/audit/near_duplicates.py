@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from wlsrl_jax.data.prepare.inspect import SourceImage, ordered_map, progress
+from wlsrl_jax.data.audit.inspect import SourceImage, ordered_map, progress
 
 _MARGIN = 6  # pixels of the texture by which pictures may be shifted against each other
 _BLOCK_ENTRIES = 2**25  # of the comparison matrix at a time: 128 MiB

@@ -12,11 +12,11 @@ import numpy as np
 
 import wlsrl_jax
 from wlsrl_jax.data.audit.findings import ODDITIES, sentences
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.near_duplicates import Pair
 from wlsrl_jax.data.images.decode import decode, read_file
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.read_image import PixelRange
-from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.html.picture import jpeg_uri

@@ -18,17 +18,17 @@ from wlsrl_jax import cli
 from wlsrl_jax.cli import Table, run_command, status_of
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.findings import audit, sentences
+from wlsrl_jax.data.audit.inspect import Mapper, SourceImage, collect, ordered_map
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.data.images.set_range import add_flag
 from wlsrl_jax.data.images.steps import check_steps, parse_steps
 from wlsrl_jax.data.prepare.divide import Division, choose_mode, divide
 from wlsrl_jax.data.prepare.groups import SPLITS
-from wlsrl_jax.data.prepare.inspect import Mapper, SourceImage, collect, ordered_map, refuse_bad
+from wlsrl_jax.data.prepare.place import MANIFEST, dataset_dir
 from wlsrl_jax.data.prepare.split_file import follow, read_split_file
 from wlsrl_jax.data.prepare.write import is_prepared, make_manifest, write_prepared
-from wlsrl_jax.data.prepared import MANIFEST, dataset_dir
-from wlsrl_jax.data.published.common import DatasetSpec, count_notes
+from wlsrl_jax.data.published.common import DatasetSpec, Problem, count_notes
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake, some
@@ -125,7 +125,7 @@ def prepare_opened(
     source_images = collect(spec, source, mapper, leading_zeros, pixel_bits=pixel_bits)
     found, problems = source_images.images, source_images.problems
     pixel_range = source_images.pixel_range
-    refuse_bad(problems, on_bad_file, source_images.notes)
+    _refuse_bad(problems, on_bad_file, source_images.notes)
     if not found:
         raise Mistake(f"--source={source} holds no usable image.")
     split, said = choose_mode(split, found, is_own=options is not None, columns=folds or repeats)
@@ -213,6 +213,24 @@ def _alone(target: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # what something was put into stays
             for empty in made:
                 empty.rmdir()
+
+
+def _refuse_bad(problems: Sequence[Problem], on_bad_file: str, notes: Sequence[str] = ()) -> None:
+    """Ends at files that cannot be used, unless they are to be skipped.
+
+    ``notes`` stand above the list, for they may say why.
+
+    Raises:
+      Mistake: with every one of them listed.
+    """
+    bad = [p for p in problems if not p.by_rule]
+    if bad and on_bad_file == "fail":
+        raise Mistake(
+            f"{len(bad)} files or rows cannot be used:\n"
+            + "".join(f"  {text}\n" for text in notes)
+            + "\n".join(some(f"  {p.path}: {p.reason}" for p in bad))
+            + "\nCorrect them, or go on without them with --on_bad_file=skip."
+        )
 
 
 def _check_flags(folds: int, repeats: int, near_duplicates: str) -> None:

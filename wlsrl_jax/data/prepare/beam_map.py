@@ -28,9 +28,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from wlsrl_jax.data.audit.inspect import Mapper, SourceFile
 from wlsrl_jax.data.audit.look import Fingerprint
 from wlsrl_jax.data.images.read_image import Extent
-from wlsrl_jax.data.prepare.inspect import Mapper, SourceFile
 from wlsrl_jax.files import Mistake
 
 _PART = 64  # images; a few MB of results
@@ -46,7 +46,7 @@ class _Refused:
 
 @contextlib.contextmanager
 def beam_mapper(runner: str, options: str, staging: Path) -> Iterator[Mapper]:
-    """Gives a mapper that runs as a Beam job; see ``source_images.ordered_map`` for what it does.
+    """Gives a mapper that runs as a Beam job; see ``inspect.ordered_map`` for what it does.
 
     Args:
       runner: name of a Beam runner, such as "DirectRunner", or a class with its module.

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.near_duplicates import Pair
 from wlsrl_jax.data.prepare.groups import (
     DEFAULT_FRACTIONS,
@@ -16,7 +17,6 @@ from wlsrl_jax.data.prepare.groups import (
     split_groups,
     stay_where_they_were,
 )
-from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
 from wlsrl_jax.files import Mistake, some
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.prepare.groups import SPLITS
-from wlsrl_jax.data.prepare.inspect import SourceImage
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.text.matching import both_sides, join_names
 from wlsrl_jax.data.text.tables import csv_text, original_cell, read_cells

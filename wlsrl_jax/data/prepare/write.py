@@ -18,12 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 import wlsrl_jax
-from wlsrl_jax.data.images.decode import presize
-from wlsrl_jax.data.images.limits import BadImageError
-from wlsrl_jax.data.images.read_image import PixelRange
-from wlsrl_jax.data.prepare import split_file
-from wlsrl_jax.data.prepare.groups import SPLITS
-from wlsrl_jax.data.prepare.inspect import (
+from wlsrl_jax.data.audit.inspect import (
     Mapper,
     SourceFile,
     SourceImage,
@@ -31,8 +26,13 @@ from wlsrl_jax.data.prepare.inspect import (
     ordered_map,
     progress,
 )
+from wlsrl_jax.data.images.decode import presize
+from wlsrl_jax.data.images.limits import BadImageError
+from wlsrl_jax.data.images.read_image import PixelRange
+from wlsrl_jax.data.prepare import split_file
+from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.prepare.place import LOOKS, MANIFEST
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
-from wlsrl_jax.data.prepared import LOOKS, MANIFEST
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole, writing
 

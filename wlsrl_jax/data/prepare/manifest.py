@@ -9,7 +9,6 @@ from typing import Any
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.files import Mistake
 
-NAME = "manifest.json"
 _TEXTS = ("id", "group", "class", "split", "sha256")
 _MODALITIES = ("oct", "fundus")
 

@@ -25,7 +25,7 @@ from wlsrl_jax.data.images.set_range import parse_flag, range_line, range_mistak
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, note, take_notes
 from wlsrl_jax.data.text import names
-from wlsrl_jax.files import Mistake, some
+from wlsrl_jax.files import Mistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,21 +292,3 @@ def _look(
     for k, facts in zip(open_ones, read([files[k] for k in open_ones], pixel_range), strict=True):
         found[k] = facts
     return found, pixel_range
-
-
-def refuse_bad(problems: Sequence[Problem], on_bad_file: str, notes: Sequence[str] = ()) -> None:
-    """Ends at files that cannot be used, unless they are to be skipped.
-
-    ``notes`` stand above the list, for they may say why.
-
-    Raises:
-      Mistake: with every one of them listed.
-    """
-    bad = [p for p in problems if not p.by_rule]
-    if bad and on_bad_file == "fail":
-        raise Mistake(
-            f"{len(bad)} files or rows cannot be used:\n"
-            + "".join(f"  {text}\n" for text in notes)
-            + "\n".join(some(f"  {p.path}: {p.reason}" for p in bad))
-            + "\nCorrect them, or go on without them with --on_bad_file=skip."
-        )
