@@ -11,6 +11,7 @@ if __name__ == "__main__":
     restart_with_huge_pages()  # before anything that takes time to import
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -33,10 +34,13 @@ from wlsrl_jax.cli import (
 )
 from wlsrl_jax.config.config_file import read_config_file
 from wlsrl_jax.config.fields import base_config
+from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.files import Mistake, flatten, is_disk_full, local_path, some
 from wlsrl_jax.ops.kernels.build import load_in_background
 from wlsrl_jax.runtime import interrupt, processes
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED, PreemptedError, StopRequest
+
+log = logging.getLogger(__name__)
 
 
 class _PathParser(flags.ArgumentParser):
@@ -120,6 +124,9 @@ def _run(stop: StopRequest) -> int:
             from wlsrl_jax.train.loop import train
 
             train(config, workdir, stop)
+            if config.report and processes.is_primary():
+                with stop.at_once():
+                    _report(workdir)
     except PreemptedError as error:
         if processes.is_primary():
             print(f"stopped by {error}; start again with the same command", file=sys.stderr)
@@ -129,6 +136,28 @@ def _run(stop: StopRequest) -> int:
     except Exception as error:
         return _fail(error)
     return 0
+
+
+def _report(workdir: Path) -> None:
+    """Makes the report where there is none; the results are safe, whatever comes of it."""
+    from wlsrl_jax.report import build as report  # not before it is needed
+
+    if not (workdir / report.NAME).exists():
+        try:
+            report.write_report([workdir], tell=now_and_then(functools.partial(print, flush=True)))
+        except PreemptedError:
+            raise
+        except Exception as error:
+            if os.environ.get("WLSRL_TRACEBACK"):
+                traceback.print_exc()
+            log.warning(
+                "the report cannot be made (%s: %s); python -m wlsrl_jax.report %s tries again",
+                type(error).__name__,
+                error,
+                workdir,
+            )
+            return
+    print(f"report: {workdir / report.NAME}", flush=True)
 
 
 def _expand_paths(config: Any) -> None:

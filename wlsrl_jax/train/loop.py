@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import math
-import os
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -102,32 +99,7 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     if processes.is_primary():
         print_results(document)
         print(f"results: {results}", flush=True)
-        if config.report:
-            with stop.at_once():
-                _report(workdir)
     return document
-
-
-def _report(workdir: Path) -> None:
-    """Makes the report where there is none; the results are safe, whatever comes of it."""
-    from wlsrl_jax.report import build as report  # not before it is needed
-
-    if not (workdir / report.NAME).exists():
-        try:
-            report.write_report([workdir], tell=now_and_then(functools.partial(print, flush=True)))
-        except PreemptedError:
-            raise
-        except Exception as error:
-            if os.environ.get("WLSRL_TRACEBACK"):
-                traceback.print_exc()
-            log.warning(
-                "the report cannot be made (%s: %s); python -m wlsrl_jax.report %s tries again",
-                type(error).__name__,
-                error,
-                workdir,
-            )
-            return
-    print(f"report: {workdir / report.NAME}", flush=True)
 
 
 def _follow_data(config: Any, workdir: Path) -> None:
