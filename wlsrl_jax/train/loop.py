@@ -29,7 +29,6 @@ from wlsrl_jax.runs.documents import read_document
 from wlsrl_jax.runs.identity import check_identity, identity
 from wlsrl_jax.runs.init_from import take_over
 from wlsrl_jax.runs.open import TrainedRun, load_trained
-from wlsrl_jax.runs.trial import check_path, try_saving
 from wlsrl_jax.runs.workdir import check_config, held, write_back
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
@@ -38,6 +37,7 @@ from wlsrl_jax.train import example_ids
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.log import PHANTOM_NOTE, RunLog
 from wlsrl_jax.train.setup import Run, build_run
+from wlsrl_jax.train.trial import check_path, try_saving
 
 log = logging.getLogger(__name__)
 
