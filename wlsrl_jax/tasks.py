@@ -19,6 +19,9 @@ MISSING = -1
 DR_GRADES = ("0", "1", "2", "3", "4")
 """International clinical diabetic retinopathy severity scale (Wilkinson et al. 2003)."""
 
+PHANTOM_NOTE = "PHANTOM DATA: a rehearsal of the pipeline, not evidence about patients"
+"""Stands beside every result on phantoms, wherever one is shown or written."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

@@ -10,7 +10,7 @@ from ablate.analysis import Analysis, Row
 from ablate.grid import Grid
 from ablate.tables import baseline_text, compared, metric_name
 from wlsrl_jax.report.plots import COLOURS
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 STYLE: Any = {
     "svg.fonttype": "none",

@@ -12,7 +12,7 @@ from ablate.grid import REPEATS, Grid, count_folds
 from ablate.statistics import Estimate
 from wlsrl_jax.files import write_whole
 from wlsrl_jax.html.markdown import escape
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "qwk": "QWK", "ece": "ECE", "mcc": "MCC",
          "macro_f1": "macro-F1", "ppv": "PPV", "npv": "NPV", "log_loss": "log loss"}  # fmt: skip

@@ -19,7 +19,7 @@ from tests.tiny import ROOT, read_predictions
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.predict.demo import DISCLAIMER, import_gradio, main, make_analysis
 from wlsrl_jax.runs.open import load_trained
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 
 @pytest.fixture(scope="module")

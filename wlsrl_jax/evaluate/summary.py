@@ -7,8 +7,7 @@ from typing import Any
 
 from wlsrl_jax.cli import Table, print_table
 from wlsrl_jax.evaluate.predict_split import Predictions, evaluate_predictions
-from wlsrl_jax.tasks import Task
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE, Task
 
 COLUMNS = (
     "count",

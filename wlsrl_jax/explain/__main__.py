@@ -34,7 +34,7 @@ from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, r
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 BATCH = 8
 REFERENCES = ("random", "centred_gaussian")

@@ -34,7 +34,7 @@ from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 from wlsrl_jax.train.setup import build_network
 from wlsrl_jax.train.step import make_predict_step
 

@@ -53,7 +53,7 @@ from wlsrl_jax.runs.input import (
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 EXIT_SOME_BAD = 1
 """Exit status where some images have no row, and their reasons are in ``FILE.errors.csv``."""

@@ -47,7 +47,7 @@ from wlsrl_jax.runs.input import (
 )
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
 _KEPT_SECONDS = 600  # what was dropped

@@ -33,8 +33,7 @@ from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
-from wlsrl_jax.tasks import MISSING, task_labels
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import MISSING, PHANTOM_NOTE, task_labels
 from wlsrl_jax.train.step import make_predict_step
 
 METHODS = ("single", "tta", "dropout", "ensemble")

@@ -21,8 +21,7 @@ from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
 from wlsrl_jax.runs import provenance
-from wlsrl_jax.tasks import Task
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE, Task
 
 NAME = "report.html"
 TITLES = {

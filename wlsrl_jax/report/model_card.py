@@ -26,7 +26,7 @@ from wlsrl_jax.runs.packed import CARD as NAME
 from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
 from wlsrl_jax.runs.provenance import NAME as TRAINED_ON
 from wlsrl_jax.runs.shipped import resolve, results_dir
-from wlsrl_jax.train.log import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 FEW = 20
 """Test images of a class below which the card warns."""

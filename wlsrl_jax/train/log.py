@@ -26,8 +26,7 @@ from rich.progress import (
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.files import keep_lines, plain
 from wlsrl_jax.runtime.processes import is_primary
-
-PHANTOM_NOTE = "PHANTOM DATA: a rehearsal of the pipeline, not evidence about patients"
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 
 class RunLog:

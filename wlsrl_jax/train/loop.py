@@ -33,9 +33,10 @@ from wlsrl_jax.runs.workdir import check_config, held, write_back
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
+from wlsrl_jax.tasks import PHANTOM_NOTE
 from wlsrl_jax.train import example_ids
 from wlsrl_jax.train import step as steps
-from wlsrl_jax.train.log import PHANTOM_NOTE, RunLog
+from wlsrl_jax.train.log import RunLog
 from wlsrl_jax.train.setup import Run, build_run
 from wlsrl_jax.train.trial import check_path, try_saving
 
