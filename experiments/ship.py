@@ -26,7 +26,8 @@ from PIL import Image
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import load_dataset
 from wlsrl_jax.data.phantoms.source import PhantomSource
-from wlsrl_jax.evaluate import predict_split as evaluate
+from wlsrl_jax.evaluate.predict_split import predict_split
+from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.export.pack import pack
 from wlsrl_jax.files import Mistake, write_json, write_whole
 from wlsrl_jax.report.model_card import NAME as CARD
@@ -61,7 +62,7 @@ def phantom_answers(run: TrainedRun) -> dict[str, np.ndarray]:
     return {task.name: np.asarray(found[task.name]) for task in run.tasks}
 
 
-def split_answers(run: TrainedRun, data_dir: str) -> evaluate.Predictions:
+def split_answers(run: TrainedRun, data_dir: str) -> Predictions:
     """Predictions of the test split of a preparation, whose fingerprint may be another.
 
     Args:
@@ -73,7 +74,7 @@ def split_answers(run: TrainedRun, data_dir: str) -> evaluate.Predictions:
     """
     data = run.config.copy_and_resolve_references().data
     data.data_dir = data_dir
-    return evaluate.predict_split(
+    return predict_split(
         jax.jit(make_predict_step(run.model, mirror=run.config.eval.mirror)),
         run.variables,
         load_dataset(data, run.modality).splits["test"],
@@ -89,7 +90,7 @@ def hashed(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-def _table(run: TrainedRun, predictions: evaluate.Predictions) -> str:
+def _table(run: TrainedRun, predictions: Predictions) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["id", *(f"{t.name}/{c}" for t in run.tasks for c in t.classes)])

@@ -19,7 +19,7 @@ import numpy as np
 
 from ablate.grid import Cell, Grid
 from wlsrl_jax.config.fields import completed
-from wlsrl_jax.evaluate.predict_split import read_predictions
+from wlsrl_jax.evaluate.predictions import read_predictions
 from wlsrl_jax.files import flatten, read_json, write_json, write_whole
 from wlsrl_jax.runs.workdir import FREE_FIELDS, bound_fields
 from wlsrl_jax.tasks import Task

@@ -5,7 +5,7 @@ import pytest
 
 from wlsrl_jax.evaluate.comparison import compare
 from wlsrl_jax.evaluate.external import parse_label_map
-from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import Task
 

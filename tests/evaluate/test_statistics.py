@@ -7,12 +7,11 @@ import pytest
 from tests.tiny import read_predictions as read_rows
 from wlsrl_jax.evaluate import bootstrap
 from wlsrl_jax.evaluate import operating_points as op
-from wlsrl_jax.evaluate import predict_split as evaluate
 from wlsrl_jax.evaluate.aggregate import aggregate
 from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.comparison import compare
 from wlsrl_jax.evaluate.curves import GRID, rank_curves, reliability
-from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import statistics_document, task_statistics
 from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.runs.open import load_trained
@@ -203,16 +202,16 @@ def test_a_run_leaves_its_statistics(finished):
     text = (finished / "statistics.json").read_text()
     assert not any(row["id"] in text for row in read_rows(finished))
     tasks = load_trained(finished).tasks
-    read = evaluate.read_predictions(finished / "predictions.csv", tasks)
+    read = read_predictions(finished / "predictions.csv", tasks)
     assert {k: len(v.ids) for k, v in read.items()} == {"validation": 40, "test": 50}
 
 
 def test_damaged_predictions_are_named(tmp_path):
     with pytest.raises(ValueError, match="predictions.csv is missing"):
-        evaluate.read_predictions(tmp_path / "predictions.csv", OCT)
+        read_predictions(tmp_path / "predictions.csv", OCT)
     (tmp_path / "predictions.csv").write_text("id,group,split,TO1\na,b,test")
     with pytest.raises(ValueError, match=r"predictions.csv is damaged \(line 2 is cut off\)"):
-        evaluate.read_predictions(tmp_path / "predictions.csv", OCT)
+        read_predictions(tmp_path / "predictions.csv", OCT)
 
 
 def test_a_question_has_its_answer_in_any_company():

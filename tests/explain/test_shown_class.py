@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from wlsrl_jax.data.images.listing import find_images
-from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.explain import __main__ as explain
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.predict import demo, uncertainty

@@ -19,7 +19,7 @@ from tests.tiny import load_config, read_predictions, run, tiny_config
 from wlsrl_jax.data.dataset import is_same_data, load_dataset
 from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.evaluate.external import evaluate_workdir
-from wlsrl_jax.evaluate.predict_split import evaluate_predictions
+from wlsrl_jax.evaluate.predictions import evaluate_predictions
 from wlsrl_jax.explain.__main__ import _main as explain
 from wlsrl_jax.export import __main__ as export
 from wlsrl_jax.export.pack import _ids, check_folder, pack

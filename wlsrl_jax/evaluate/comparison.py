@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.evaluate import bootstrap
-from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.metrics import OVERALL, labelled, weighted_metrics

@@ -12,7 +12,8 @@ from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.data.images.steps import describe
 from wlsrl_jax.data.text.names import class_key, known_by, split_quoted, unquoted
-from wlsrl_jax.evaluate import predict_split as evaluate
+from wlsrl_jax.evaluate.predict_split import predict_split
+from wlsrl_jax.evaluate.predictions import write_predictions
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, read_json, write_json
 from wlsrl_jax.runs import provenance
@@ -161,7 +162,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
     mesh = make_mesh(config.mesh.fsdp)
     check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
-    predictions = evaluate.predict_split(
+    predictions = predict_split(
         jax.jit(steps.make_predict_step(run.model, mirror=own.eval.mirror)),
         run.variables,
         dataset.splits[split],
@@ -185,7 +186,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
         return document
     output = pretrained.results_dir(workdir) / f"evaluation-{name}-{split}"
     output.mkdir(exist_ok=True)
-    evaluate.write_predictions(output / "predictions.csv", tasks, {split: predictions})
+    write_predictions(output / "predictions.csv", tasks, {split: predictions})
     write_json(output / "metrics.json", document)
     print_results(document)
     print(f"results: {output / 'metrics.json'}")

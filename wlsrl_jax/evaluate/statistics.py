@@ -17,7 +17,7 @@ from wlsrl_jax.evaluate.aggregate import aggregate
 from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.curves import rank_curves, reliability
 from wlsrl_jax.evaluate.operating_points import operating_points, questions
-from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import write_json
 from wlsrl_jax.metrics import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wlsrl_jax.cli import Table, print_table
-from wlsrl_jax.evaluate.predict_split import Predictions, evaluate_predictions
+from wlsrl_jax.evaluate.predictions import Predictions, evaluate_predictions
 from wlsrl_jax.tasks import PHANTOM_NOTE, Task
 
 COLUMNS = (

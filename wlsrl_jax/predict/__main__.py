@@ -36,7 +36,7 @@ from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.evaluate.calibration import fit_temperature, scale
-from wlsrl_jax.evaluate.predict_split import read_predictions
+from wlsrl_jax.evaluate.predictions import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale

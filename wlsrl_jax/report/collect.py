@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wlsrl_jax.data.dataset import Dataset
-from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions
+from wlsrl_jax.evaluate.predictions import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
 from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake, flatten, read_json

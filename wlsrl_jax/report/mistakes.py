@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.data.images.pixels import resize
-from wlsrl_jax.evaluate.predict_split import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import overlay, upscale
 from wlsrl_jax.html.picture import jpeg_uri

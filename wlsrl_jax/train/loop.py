@@ -17,7 +17,8 @@ import numpy as np
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data import batches as pipeline
 from wlsrl_jax.data.dataset import class_table, is_same_data, load_dataset
-from wlsrl_jax.evaluate import predict_split as evaluate
+from wlsrl_jax.evaluate.predict_split import predict_split
+from wlsrl_jax.evaluate.predictions import evaluate_predictions, write_predictions
 from wlsrl_jax.evaluate.statistics import write_statistics
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.evaluate.telling import now_and_then
@@ -413,7 +414,7 @@ def _mean(window: list[_Done], on_nan: str, manager: Any) -> dict[str, float]:
 
 
 def _predict(run: Run, predict: Any, variables: Any, split: str, stop: StopRequest) -> Any:
-    return evaluate.predict_split(
+    return predict_split(
         predict,
         variables,
         run.dataset.splits[split],
@@ -429,7 +430,7 @@ def _predict(run: Run, predict: Any, variables: Any, split: str, stop: StopReque
 def _validate(run: Run, predict: Any, state: steps.TrainState, stop: StopRequest) -> Any:
     """A result as it is stored: what is undefined is None."""
     predictions = _predict(run, predict, state.ema, "validation", stop)
-    results, _ = evaluate.evaluate_predictions(run.tasks, predictions)
+    results, _ = evaluate_predictions(run.tasks, predictions)
     trained = {t: v for t, v in results.items() if run.config.task_weights[t] > 0}
     score = selection_score(trained)
     return plain({"step": int(state.step), "score": score, "results": results})
@@ -493,7 +494,7 @@ def _finish(
         document["provenance"] = asked
     with processes.agreed():
         if processes.is_primary():
-            evaluate.write_predictions(workdir / "predictions.csv", run.tasks, splits)
+            write_predictions(workdir / "predictions.csv", run.tasks, splits)
             trained = [t for t in run.tasks if run.config.task_weights[t.name] > 0]
             tell = now_and_then(run_log.say)
             write_statistics(workdir, trained, splits, run.dataset, tell=tell)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wlsrl_jax.evaluate.predict_split import Predictions, read_predictions, write_predictions
+from wlsrl_jax.evaluate.predictions import Predictions, read_predictions, write_predictions
 from wlsrl_jax.tasks import MISSING, make_tasks
 
 
