@@ -13,8 +13,6 @@ import numpy as np
 
 from wlsrl_jax.data.images.pixels import resize
 
-cv2.setNumThreads(0)  # the pipeline has its own threads
-
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:

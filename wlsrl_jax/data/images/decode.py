@@ -15,8 +15,6 @@ from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError, bad_images, c
 from wlsrl_jax.data.images.pixels import apply_steps, crop_field, resize
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 
-cv2.setNumThreads(0)  # whoever reads many images has threads of their own
-
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif",
             ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm", ".dicom")  # fmt: skip
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
