@@ -41,7 +41,7 @@ def test_examples_in_docstrings_are_true(module):
     assert not failed
 
 
-def test_every_loss_has_an_example_and_a_source():
+def test_every_loss_has_a_source():
     for name, spec in losses.LOSSES.items():
-        text = inspect.getdoc(getattr(losses, name, None) or spec.function) or ""
-        assert ">>>" in text or "References:" in text, name
+        make = getattr(spec.make, "func", spec.make)  # of a partial
+        assert "References:" in (inspect.getdoc(make) or ""), name

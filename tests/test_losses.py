@@ -38,6 +38,16 @@ def case(seed, scale=3.0, classes=C):
     return z, rng.integers(0, classes, B), rng.uniform(0.1, 4, classes).astype(np.float32)
 
 
+def named(name, classes=C, **parameters):
+    return make_loss(name, num_classes=classes, ordinal=True, **parameters)
+
+
+def sums(loss, *arguments):
+    """(numerator, denominator) of the mean."""
+    values, weights = loss(*arguments)
+    return values.sum(), weights.sum()
+
+
 def masses(y, w, e, variant):
     """The target masses of the definition, written out in float64."""
     n = len(w)
@@ -142,9 +152,7 @@ def test_equal_weights_are_label_smoothing(seed, e):
         np.testing.assert_allclose(
             jitted(variant)(z, y, jnp.ones(C), e), expected, rtol=1e-5, atol=1e-5
         )
-    np.testing.assert_allclose(
-        losses.label_smoothing(z, y, smoothing=e), expected, rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(named("ls", smoothing=e)(z, y)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @relaxed
@@ -152,9 +160,9 @@ def test_equal_weights_are_label_smoothing(seed, e):
 def test_without_smoothing_it_is_weighted_cross_entropy(seed):
     z, y, w = case(seed)
     ce = optax.softmax_cross_entropy_with_integer_labels(z, y)
-    np.testing.assert_allclose(losses.cross_entropy(z, y), ce, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(named("ce", class_weights=w)(z, y)[0], ce, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        losses.weighted_cross_entropy(z, y, class_weights=w), w[y] * ce, rtol=1e-5, atol=1e-6
+        named("weighted_ce", class_weights=w)(z, y)[0], w[y] * ce, rtol=1e-5, atol=1e-6
     )
     for variant in VARIANTS:
         expected = ce if variant == "prior" else w[y] * ce
@@ -174,14 +182,15 @@ def test_probability_labels_mix_the_losses_of_the_classes(seed, e, variant):
 def test_classwise_turns_the_majority_grade_into_the_rarest():
     w = class_weights(EYEPACS, "inverse")
     assert losses.flipped_classes(w, 0.2) == [(0, 4)]
-    row = np.asarray(losses.wlsrl_table(jnp.asarray(w), 0.2, "classwise"))[0]
-    assert row.argmax() == 4
     # The stated condition, on both sides of its boundary.
     bound = 1 + 5 * 0.8 / 0.2
     assert losses.flipped_classes([1, 1, 1, 1, bound * 1.001], 0.2)
     assert not losses.flipped_classes([1, 1, 1, 1, bound * 0.999], 0.2)
     with pytest.warns(UserWarning, match="class 0 as class 4"):
-        make_loss("wlsrl", num_classes=5, class_weights=w, variant="classwise", smoothing=0.2)
+        loss = make_loss(
+            "wlsrl", num_classes=5, class_weights=w, variant="classwise", smoothing=0.2
+        )
+    assert loss.table[0].argmax() == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_loss("wlsrl", num_classes=5, class_weights=w, variant="target", smoothing=0.2)
@@ -198,7 +207,7 @@ def reference_mean(name, z, y, w):
 def test_reduced_loss_is_the_weighted_mean(seed, variant):
     z, y, w = case(seed)
     loss = make_loss("wlsrl", num_classes=C, class_weights=w, variant=variant)
-    numerator, denominator = loss(z, y)
+    numerator, denominator = sums(loss, z, y)
     assert float(numerator / denominator) == pytest.approx(
         reference_mean(variant, z, y, w), rel=1e-4
     )
@@ -210,11 +219,27 @@ def test_parts_of_a_batch_add_up(name):
     z = rng.normal(size=(12, C)).astype(np.float32)
     y = rng.integers(-1, C, 12)  # -1: unlabelled
     w = class_weights(EYEPACS)
-    loss = make_loss(name, num_classes=C, class_weights=w, ordinal=True)
-    whole = loss(z, y)
+    loss = named(name, class_weights=w)
+    whole = sums(loss, z, y)
     for cuts in ([5], [1, 2, 3], [4, 8]):
-        parts = [loss(a, b) for a, b in zip(np.split(z, cuts), np.split(y, cuts))]
+        parts = [sums(loss, a, b) for a, b in zip(np.split(z, cuts), np.split(y, cuts))]
         np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_are_known_before_the_logits(name):
+    z, y, w = case(6)
+    y[1] = -1
+    q = np.random.default_rng(6).dirichlet(np.ones(C), B).astype(np.float32)
+    where = np.array([True, True, False, True])
+    loss = named(name, class_weights=w)
+    for labels in (y, q):
+        for mask in (None, where):
+            weights = loss(z, labels, mask)[1]
+            assert weights.shape == (B,) and weights.dtype == jnp.float32
+            np.testing.assert_array_equal(loss.weights(labels, mask), weights)
+    each = w[y] if LOSSES[name].weighted else np.ones(B)
+    np.testing.assert_array_equal(loss.weights(y, where), np.float32(each * [1, 0, 0, 1]))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -223,15 +248,15 @@ def test_masked_rows_are_exactly_nothing(name, jit):
     z = np.array([[1.0, 2, 3], [np.nan] * 3, [np.inf, -np.inf, np.nan], [0, 0, 1]], np.float32)
     y = np.array([0, 1, -1, 2])
     where = np.array([True, False, True, True])
-    loss = make_loss(name, num_classes=3, class_weights=[1.0, 2, 3], ordinal=True)
+    loss = named(name, 3, class_weights=[1.0, 2, 3])
 
     def mean(z):
-        numerator, denominator = loss(z, y, where)
+        numerator, denominator = sums(loss, z, y, where)
         return numerator / denominator
 
     value_and_grad = jax.value_and_grad(mean)
     value, grad = (jax.jit(value_and_grad) if jit else value_and_grad)(z)
-    kept = loss(z[[0, 3]], y[[0, 3]])
+    kept = sums(loss, z[[0, 3]], y[[0, 3]])
     assert float(value) == pytest.approx(float(kept[0] / kept[1]), rel=1e-6)
     assert (np.asarray(grad)[1:3] == 0).all() and (np.asarray(grad)[[0, 3]] != 0).any()
 
@@ -239,15 +264,16 @@ def test_masked_rows_are_exactly_nothing(name, jit):
 def test_minus_one_is_not_the_last_class():
     z = np.zeros((2, 3), np.float32)
     assert (np.asarray(wlsrl(z, np.array([-1, 3]))) == 0).all()
-    assert float(losses.weight_sum(np.array([-1, 3, 2]), 3, [1.0, 1, 5])) == 5
+    loss = named("weighted_ce", 3, class_weights=[1.0, 1, 5])
+    assert float(loss.weights(np.array([-1, 3, 2])).sum()) == 5
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_batch_without_labels_gives_zero_not_nan(name):
-    loss = make_loss(name, num_classes=3, ordinal=True)
+    loss = named(name, 3)
 
     def mean(z):
-        return losses.multitask_mean({"T": loss(z, np.array([-1, -1]))}, {"T": 1.0})
+        return losses.multitask_mean({"T": sums(loss, z, np.array([-1, -1]))}, {"T": 1.0})
 
     value, grad = jax.value_and_grad(mean)(np.full((2, 3), np.nan, np.float32))
     assert float(value) == 0 and (np.asarray(grad) == 0).all()
@@ -258,9 +284,12 @@ def test_a_task_of_weight_zero_leaves_the_others_bit_identical():
     loss = make_loss("wlsrl", num_classes=C)
 
     def gradient(parts, weights):
-        return jax.grad(
-            lambda z: losses.multitask_mean({t: loss(z * s, y) for t, s in parts.items()}, weights)
-        )(z)
+        def mean(z):
+            return losses.multitask_mean(
+                {t: sums(loss, z * s, y) for t, s in parts.items()}, weights
+            )
+
+        return jax.grad(mean)(z)
 
     alone = gradient({"A": 1.0}, {"A": 0.7})
     both = gradient({"A": 1.0, "B": np.float32(np.nan)}, {"A": 0.7, "B": 0.0})
@@ -269,11 +298,22 @@ def test_a_task_of_weight_zero_leaves_the_others_bit_identical():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_huge_logits_stay_finite(name):
-    loss = make_loss(name, num_classes=3, ordinal=True)
+    loss = named(name, 3)
     z = np.array([[1e3, -1e3, 0], [-1e3, 1e3, 1e3]], np.float32)
     for y in (np.array([0, 1]), np.array([1, 0])):
-        value, grad = jax.value_and_grad(lambda z, y=y: loss(z, y)[0])(z)
+        value, grad = jax.value_and_grad(lambda z, y=y: loss(z, y)[0].sum())(z)
         assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("name", ["ce", "weighted_ce", "focal"])
+def test_an_impossible_class_without_mass_adds_nothing(name):
+    def value(z, classes):
+        return named(name, classes)(z, np.array(0))[0]
+
+    got, grad = jax.value_and_grad(value)(np.array([0.5, 1, -np.inf], np.float32), 3)
+    want, rest = jax.value_and_grad(value)(np.array([0.5, 1], np.float32), 2)
+    assert float(got) == pytest.approx(float(want), rel=1e-6)
+    np.testing.assert_allclose(grad, [*rest, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -327,26 +367,44 @@ def test_focal(seed, gamma):
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_ordinal_targets_are_distributions_around_the_grade(classes):
-    for table in (losses.gaussian_table(classes, 0.3, 0.8), losses.sord_table(classes, 1.5)):
-        table = np.asarray(table)
+    for loss in (
+        named("gaussian", classes, smoothing=0.3, sigma=0.8),
+        named("sord", classes, scale=1.5),
+    ):
+        table = np.asarray(loss.table)
         np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)
         for y, row in enumerate(table):
             distance = np.abs(np.arange(classes) - y)
             assert (np.diff(row[np.argsort(distance, kind="stable")]) <= 1e-7).all()
-    sharp = np.asarray(losses.sord_table(classes, 50.0))
+    sharp = named("sord", classes, scale=50.0).table
     np.testing.assert_allclose(sharp, np.eye(classes), atol=1e-6)
-    np.testing.assert_allclose(losses.gaussian_table(classes, 0.0, 1.0), np.eye(classes))
+    plain = named("gaussian", classes, smoothing=0.0, sigma=1.0).table
+    np.testing.assert_allclose(plain, np.eye(classes))
 
 
-def test_ordinal_losses_are_minimal_at_their_targets():
-    z = np.log(np.asarray(losses.sord_table(4, 1.0)))
-    np.testing.assert_allclose(
-        jax.grad(lambda z: losses.sord(z, np.arange(4)).sum())(z), 0, atol=1e-6
-    )
-    z = np.log(np.asarray(losses.gaussian_table(4, 0.2, 1.0)))
-    np.testing.assert_allclose(
-        jax.grad(lambda z: losses.gaussian_smoothing(z, np.arange(4)).sum())(z), 0, atol=1e-6
-    )
+@pytest.mark.parametrize("name", ["sord", "gaussian"])
+def test_ordinal_losses_are_minimal_at_their_targets(name):
+    loss = named(name, 4)
+    z = np.log(np.asarray(loss.table))
+    np.testing.assert_allclose(jax.grad(lambda z: loss(z, np.arange(4))[0].sum())(z), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [
+        ("wlsrl", {}, [0.3535, 1.4723]),
+        ("ce", {}, [0.0535, 0.3408]),
+        ("ls", {"smoothing": 0.1}, [0.3535, 0.4908]),
+        ("weighted_ce", {}, [0.0535, 1.0223]),
+        ("focal", {"gamma": 2.0}, [0.0001, 0.0284]),
+        ("gaussian", {}, [0.3971, 0.5704]),
+        ("sord", {}, [1.1682, 1.2006]),
+    ],
+)
+def test_values_and_defaults_by_name(name, parameters, expected):
+    loss = named(name, 4, class_weights=[1.0, 3.0, 1.0, 1.0], **parameters)
+    values, _ = loss(np.array([[4.0, 0, 0, 0], [0, 2.0, 0, 0]], np.float32), np.array([0, 1]))
+    np.testing.assert_allclose(values, expected, atol=5.01e-5)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
@@ -383,6 +441,8 @@ def test_shapes_and_dtypes_are_checked():
     ):
         with pytest.raises(ValueError, match="labels|logits"):
             wlsrl(logits, labels)
+    with pytest.raises(ValueError, match="logits have 3 classes, the loss 4"):
+        named("ce", 4)(z, np.zeros(4, int))
     with pytest.raises(ValueError, match="target, regularizer, classwise, prior"):
         wlsrl(z, np.zeros(4, int), variant="other")
 
@@ -425,7 +485,7 @@ def test_agrees_with_pytorch(smoothing):
                             variant="classwise")  # fmt: skip
 
     def ours_mean(z):
-        numerator, denominator = loss(z, y)
+        numerator, denominator = sums(loss, z, y)
         return numerator / denominator
 
     value, gradient = jax.value_and_grad(ours_mean)(z)

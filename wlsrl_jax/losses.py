@@ -1,22 +1,24 @@
 r"""WLSRL, the weighted label smoothing loss, and the losses it is compared with.
 
-Apart from ``focal``, every loss here is a weighted soft cross-entropy
+A loss is a table: row y holds the masses a of an example of class y, class weights included.
+The loss of logits z is the soft cross-entropy
 
 .. math:: \ell(z) = -\sum_k a_k \log p_k, \qquad p = \mathrm{softmax}(z),\ a \ge 0,
 
-whose gradient is :math:`S p - a` with :math:`S = \sum_k a_k`: convex in the logits,
-minimal exactly at :math:`\log(a / S)` up to a constant. The losses differ in ``a`` alone.
+whose gradient is :math:`S p - a` with :math:`S = \sum_k a_k`: convex in the logits, minimal
+exactly at :math:`\log(a / S)` up to a constant. Only ``focal`` does more with its table.
 
-Shapes: logits ``[..., C]``, integer labels ``[...]`` or probability labels ``[..., C]``
-(C at ``axis`` in general), result ``[...]``. Targets and log-softmax are computed in
-float32 or wider whatever the dtype of the logits. An example that ``where`` masks, or
-whose integer label is outside ``[0, C)`` (as -1 for a missing label), has a loss and a
-gradient of exactly zero, whatever its logits hold.
+Shapes: logits ``[..., C]``, integer labels ``[...]`` or probability labels ``[..., C]``, for
+which :math:`a = \sum_k y_k a(e_k)` (C at ``axis`` in general); result ``[...]``. All is computed
+in float32 or wider whatever the dtype of the logits. An example that ``where`` masks, or whose
+integer label is outside ``[0, C)`` (as -1 for a missing label), has a loss and a gradient of
+exactly zero, whatever its logits hold.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import warnings
@@ -30,10 +32,117 @@ import numpy as np
 VARIANTS = ("target", "regularizer", "classwise", "prior")
 
 Array = jax.Array
-Reduced = tuple[Array, Array]
 
 
-# --- checks -------------------------------------------------------------------------
+def soft_cross_entropy(
+    logits: Array, masses: Array, *, gamma: Array | float | None = None
+) -> Array:
+    r""":math:`-\sum_k a_k (1 - p_k)^\gamma \log p_k`, where 0 log 0 counts as 0.
+
+    Args:
+      logits: floating ``[..., C]``.
+      masses: a, ``[..., C]``, >= 0.
+      gamma: focusing strength >= 0; None is no focusing.
+
+    Returns:
+      Loss of each example ``[...]``.
+    """
+    # At an infinite logit log p is -inf; a class of mass 0 must not turn it into NaN.
+    some = masses > 0
+    log_p = jnp.where(some, jax.nn.log_softmax(logits, axis=-1), 0.0)
+    if gamma is not None:
+        # 1 - p without cancellation near p = 1; the bound keeps 0**gamma differentiable.
+        masses = masses * jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny) ** gamma
+    return -jnp.sum(jnp.where(some, masses * log_p, 0.0), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss of C classes: a function of (logits, labels) that gives (values, weights).
+
+    Attributes:
+      table: ``[C, C]``; row y is a for an example of class y.
+      counts: ``[C]``; what an example of class y counts in the denominator of the mean.
+      value: function of (logits, a), both ``[..., C]``, that gives the loss ``[...]``.
+    """
+
+    table: Any
+    counts: Any
+    value: Callable[[Array, Array], Array] = soft_cross_entropy
+
+    def __call__(
+        self, logits: Any, labels: Any, where: Any = None, axis: int = -1
+    ) -> tuple[Array, Array]:
+        """Values and weights of the examples, whose sums add up exactly over parts of a batch.
+
+        For integer labels the sums' ratio is PyTorch's weighted mean.
+
+        Args:
+          logits: floating ``[..., C]`` (C at ``axis``).
+          labels: integers ``[...]`` or probabilities of the logits' shape.
+          where: boolean ``[...]``; False gives a value, gradient and weight of exactly zero.
+          axis: axis of the classes.
+
+        Returns:
+          (values ``[...]``, weights ``[...]``), float32 (float64 for float64 logits).
+
+        Raises:
+          ValueError: for shapes or dtypes that disagree.
+        """
+        logits = jnp.asarray(logits)
+        if not jnp.issubdtype(logits.dtype, jnp.floating):
+            raise ValueError(f"logits must be floating point, got {logits.dtype}.")
+        if logits.shape[axis] != len(self.counts):
+            raise ValueError(
+                f"logits have {logits.shape[axis]} classes, the loss {len(self.counts)}."
+            )
+        dtype = jnp.promote_types(logits.dtype, jnp.float32)
+        y, mask = _probabilities(labels, logits.shape, where, axis, dtype)
+        # Both sides of the double where: a masked row never enters the arithmetic, so NaN
+        # can reach neither the value nor the gradient.
+        z = jnp.where(mask[..., None], jnp.moveaxis(logits, axis, -1).astype(dtype), 0.0)
+        values = self.value(z, _mix(y, self.table))
+        return jnp.where(mask, values, 0.0), _mix(y, self.counts)
+
+    def weights(self, labels: Any, where: Any = None) -> Array:
+        """The weights ``[...]`` alone: they depend on no logits."""
+        labels = jnp.asarray(labels)
+        batch = labels.shape if jnp.issubdtype(labels.dtype, jnp.integer) else labels.shape[:-1]
+        y, _ = _probabilities(labels, (*batch, len(self.counts)), where, -1, jnp.float32)
+        return _mix(y, self.counts)
+
+
+def _mix(y: Array, rows: Any) -> Array:
+    """``sum_k y_k rows[k]``."""
+    return jnp.matmul(y, jnp.asarray(rows, y.dtype), precision="highest")
+
+
+def _probabilities(
+    labels: Any, logits_shape: tuple[int, ...], where: Any, axis: int, dtype: Any
+) -> tuple[Array, Array]:
+    """(labels as probabilities, classes last, zero where masked; mask)."""
+    labels = jnp.asarray(labels)
+    soft = jnp.issubdtype(labels.dtype, jnp.floating)
+    if not (soft or jnp.issubdtype(labels.dtype, jnp.integer)):
+        raise ValueError(f"labels must be integers or probabilities, got {labels.dtype}.")
+    batch = logits_shape[:axis] + logits_shape[axis:][1:]
+    wanted = logits_shape if soft else batch
+    if labels.shape != wanted:
+        raise ValueError(
+            f"{'probability' if soft else 'integer'} labels have shape {labels.shape}; logits of "
+            f"shape {logits_shape} with classes on axis {axis} need {wanted}."
+        )
+    if soft:
+        y, mask = jnp.moveaxis(labels, axis, -1).astype(dtype), jnp.ones(batch, bool)
+    else:
+        y = jax.nn.one_hot(labels, logits_shape[axis], dtype=dtype)
+        mask = (labels >= 0) & (labels < logits_shape[axis])
+    if where is not None:
+        mask = mask & jnp.broadcast_to(jnp.asarray(where, bool), mask.shape)
+    return jnp.where(mask[..., None], y, 0.0), mask
+
+
+# --- the losses, as functions of class weights w [C] and their parameters ------------------
 
 
 def _concrete(value: Any) -> np.ndarray | None:
@@ -41,116 +150,108 @@ def _concrete(value: Any) -> np.ndarray | None:
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
-def _check_fraction(name: str, value: Any) -> None:
-    known = _concrete(value)
-    if known is not None and not (known.ndim == 0 and 0.0 <= float(known) <= 1.0):
-        raise ValueError(f"{name}={value} must be one number in [0, 1].")
+RANGES = {
+    "smoothing": ("one number in [0, 1]", lambda v: 0.0 <= v <= 1.0),
+    "gamma": ("a finite number >= 0", lambda v: 0.0 <= v < math.inf),
+    "sigma": ("a finite number > 0", lambda v: 0.0 < v < math.inf),
+    "scale": ("a finite number > 0", lambda v: 0.0 < v < math.inf),
+}
 
 
-def _check_weights(weights: Any, num_classes: int) -> None:
-    if jnp.shape(weights) != (num_classes,):
+def _check(**parameters: Any) -> None:
+    for name, value in parameters.items():
+        wanted, valid = RANGES[name]
+        known = _concrete(value)
+        if known is not None and not (known.ndim == 0 and valid(float(known))):
+            raise ValueError(f"{name}={value} must be {wanted}.")
+
+
+def _class_weights(weights: Any, num_classes: int, dtype: Any = np.float32) -> Any:
+    """Checked weights ``[C]``, as numpy unless they are traced; ones for None."""
+    if weights is None:
+        return np.ones(num_classes, dtype)
+    if np.shape(weights) != (num_classes,):
         raise ValueError(
-            f"class_weights has shape {jnp.shape(weights)}, but the logits have "
-            f"{num_classes} classes."
+            f"class_weights has shape {np.shape(weights)}, but there are {num_classes} classes."
         )
     known = _concrete(weights)
-    if known is not None and not (np.isfinite(known).all() and (known >= 0).all()):
+    if known is None:
+        return weights.astype(dtype)
+    if not (np.isfinite(known).all() and (known >= 0).all()):
         raise ValueError(f"class_weights must be finite and >= 0, got {known}.")
+    return known.astype(dtype)
 
 
-def _check_positive(name: str, value: Any) -> None:
-    known = _concrete(value)
-    if known is not None and not (known.ndim == 0 and 0.0 < float(known) < math.inf):
-        raise ValueError(f"{name}={value} must be a finite number > 0.")
+def _smoothed(w: Any, smoothing: Array | float = 0.1, variant: str = "target") -> Loss:
+    """WLSRL; label smoothing for weights of 1, cross-entropy without smoothing.
 
-
-# --- shared parts -------------------------------------------------------------------
-
-
-def _prepare(
-    logits: Array, labels: Array, where: Array | None, axis: int
-) -> tuple[Array, Array, Array]:
-    """Returns (logits, probability labels, mask), classes last, float32 or wider."""
-    logits = jnp.asarray(logits)
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"logits must be floating point, got {logits.dtype}.")
-    z = jnp.moveaxis(logits, axis, -1).astype(jnp.promote_types(logits.dtype, jnp.float32))
-    num_classes = z.shape[-1]
-    if jnp.issubdtype(labels.dtype, jnp.floating):
-        if labels.shape != logits.shape:
-            raise ValueError(
-                f"probability labels have shape {labels.shape}, logits {logits.shape}; they "
-                "must agree (integer labels lack the class axis)."
-            )
-        y = jnp.moveaxis(labels, axis, -1).astype(z.dtype)
-        mask = jnp.ones(y.shape[:-1], bool)
-    elif jnp.issubdtype(labels.dtype, jnp.integer):
-        if labels.shape != z.shape[:-1]:
-            raise ValueError(
-                f"integer labels have shape {labels.shape}; logits of shape {logits.shape} "
-                f"with classes on axis {axis} need {z.shape[:-1]}."
-            )
-        y = jax.nn.one_hot(labels, num_classes, dtype=z.dtype)
-        mask = (labels >= 0) & (labels < num_classes)
-    else:
-        raise ValueError(f"labels must be integers or probabilities, got {labels.dtype}.")
-    if where is not None:
-        mask = mask & jnp.broadcast_to(jnp.asarray(where, bool), mask.shape)
-    # Both sides of the double where: a masked row never enters the arithmetic, so NaN
-    # can reach neither the value nor the gradient.
-    z = jnp.where(mask[..., None], z, 0.0)
-    y = jnp.where(mask[..., None], y, 0.0)
-    return z, y, mask
-
-
-def _soft_cross_entropy(z: Array, a: Array, mask: Array) -> Array:
-    """``-sum_k a_k log p_k``, zero where masked; 0 log 0 counts as 0."""
-    log_p = jax.nn.log_softmax(z, axis=-1)
-    # At an infinite logit log p is -inf; a class of weight 0 must not turn it into NaN.
-    terms = jnp.where(a > 0, a * jnp.where(a > 0, log_p, 0.0), 0.0)
-    return jnp.where(mask, -jnp.sum(terms, axis=-1), 0.0)
-
-
-def _expand(y: Array, table: Array) -> Array:
-    """``a(y) = sum_k y_k a(e_k)`` from the ``[C, C]`` table of rows ``a(e_k)``."""
-    return jnp.einsum("...k,kc->...c", y, table, precision="highest")
-
-
-def _gather(y: Array, weights: Array) -> Array:
-    """``sum_k y_k w_k``."""
-    return jnp.einsum("...k,k->...", y, weights, precision="highest")
-
-
-def wlsrl_table(weights: Array, smoothing: Array | float, variant: str) -> Array:
-    """Target masses of ``wlsrl``.
-
-    Args:
-      weights: ``[C]`` class weights, w.
-      smoothing: epsilon.
-      variant: see ``wlsrl``.
-
-    Returns:
-      ``[C, C]``; row ``y`` is ``a`` for an example of class ``y``.
-
-    Raises:
-      ValueError: for an unknown variant, listing the valid ones.
+    References:
+      Szegedy et al., Rethinking the Inception Architecture, CVPR 2016 (label smoothing).
+      King and Zeng, Logistic Regression in Rare Events Data, Political Analysis 9(2), 2001
+      (class weights).
     """
-    num_classes = weights.shape[0]
-    eye = jnp.eye(num_classes, dtype=weights.dtype)
-    smooth = (1.0 - smoothing) * eye + smoothing / num_classes
+    _check(smoothing=smoothing)
+    eye, uniform = np.eye(len(w), dtype=w.dtype), smoothing / len(w)
+    smooth = (1.0 - smoothing) * eye + uniform
     if variant == "target":
-        return weights[:, None] * smooth
+        return Loss(w[:, None] * smooth, w)
     if variant == "regularizer":
-        return (1.0 - smoothing) * weights[:, None] * eye + smoothing / num_classes
+        return Loss((1.0 - smoothing) * w[:, None] * eye + uniform, w)
     if variant == "classwise":
-        return weights[None, :] * smooth
+        return Loss(w[None, :] * smooth, w)
     if variant == "prior":
-        return (1.0 - smoothing) * eye + smoothing * weights[None, :] / jnp.sum(weights)
+        return Loss((1.0 - smoothing) * eye + smoothing * w[None, :] / w.sum(), np.ones(len(w)))
     raise ValueError(f"WLSRL variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}.")
 
 
-# --- losses, one value an example ------------------------------------------------------
+def _focal(w: Any, gamma: Array | float = 2.0) -> Loss:
+    """Weighted cross-entropy, focused.
+
+    References:
+      Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+    """
+    _check(gamma=gamma)
+    return Loss(w[:, None] * np.eye(len(w)), w, functools.partial(soft_cross_entropy, gamma=gamma))
+
+
+def _squared_distances(w: Any) -> np.ndarray:
+    k = np.arange(len(w), dtype=w.dtype)
+    return (k[:, None] - k[None, :]) ** 2
+
+
+def _gaussian(w: Any, smoothing: Array | float = 0.2, sigma: Array | float = 1.0) -> Loss:
+    r"""Smoothing mass that falls on neighbouring grades, :math:`\propto e^{-(y-k)^2/2\sigma^2}`.
+
+    References:
+      Galdran et al., Non-uniform Label Smoothing for Diabetic Retinopathy Grading from
+      Retinal Fundus Images with Deep Neural Networks, TVST 2020.
+    """
+    _check(smoothing=smoothing, sigma=sigma)
+    near = jax.nn.softmax(-_squared_distances(w) / (2.0 * sigma**2), axis=-1)
+    smooth = (1.0 - smoothing) * np.eye(len(w), dtype=w.dtype) + smoothing * near
+    return Loss(w[:, None] * smooth, w)
+
+
+def _sord(w: Any, scale: Array | float = 1.0) -> Loss:
+    r"""Soft ordinal targets, :math:`t_k \propto \exp(-\mathrm{scale}\,(y-k)^2)`.
+
+    References:
+      Diaz and Marathe, Soft Labels for Ordinal Regression, CVPR 2019.
+    """
+    _check(scale=scale)
+    return Loss(w[:, None] * jax.nn.softmax(-scale * _squared_distances(w), axis=-1), w)
+
+
+def _values(
+    make: Callable[[Any], Loss], logits: Any, labels: Any, weights: Any, where: Any, axis: int
+) -> Array:
+    logits = jnp.asarray(logits)
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    loss = make(_class_weights(weights, logits.shape[axis], dtype))
+    return loss(logits, labels, where, axis)[0]
+
+
+# --- the public faces, a value per example -------------------------------------------------
 
 
 def wlsrl(
@@ -209,119 +310,9 @@ def wlsrl(
 
     References:
       Kaloi et al., iCoMET 2023, doi 10.1109/iCoMET57998.2023.10099097.
-      Szegedy et al., Rethinking the Inception Architecture, CVPR 2016 (label smoothing).
     """
-    _check_fraction("smoothing", smoothing)
-    z, y, mask = _prepare(logits, labels, where, axis)
-    weights = jnp.ones(z.shape[-1]) if class_weights is None else class_weights
-    _check_weights(weights, z.shape[-1])
-    table = wlsrl_table(jnp.asarray(weights, z.dtype), smoothing, variant)
-    return _soft_cross_entropy(z, _expand(y, table), mask)
-
-
-def cross_entropy(
-    logits: Array, labels: Array, *, where: Array | None = None, axis: int = -1
-) -> Array:
-    r"""Cross-entropy, :math:`-\log p_y`.
-
-    Args:
-      logits: floating ``[..., C]`` (C at ``axis``).
-      labels: integers ``[...]`` or probabilities of the logits' shape.
-      where: boolean ``[...]``; False gives exactly zero.
-      axis: axis of the classes.
-
-    Returns:
-      Loss of each example ``[...]``.
-
-    Raises:
-      ValueError: for shapes or dtypes that disagree.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-      >>> loss = cross_entropy(logits, jnp.array([0, 1]))
-      >>> print([f"{v:.4f}" for v in loss])
-      ['0.0535', '0.3408']
-
-    References:
-      Bishop, Pattern Recognition and Machine Learning, 2006, section 4.3.4.
-    """
-    z, y, mask = _prepare(logits, labels, where, axis)
-    return _soft_cross_entropy(z, y, mask)
-
-
-def label_smoothing(
-    logits: Array,
-    labels: Array,
-    *,
-    smoothing: Array | float = 0.1,
-    where: Array | None = None,
-    axis: int = -1,
-) -> Array:
-    r"""Cross-entropy with the target :math:`(1-\varepsilon) e_y + \varepsilon / C`.
-
-    Args:
-      logits: floating ``[..., C]`` (C at ``axis``).
-      labels: integers ``[...]`` or probabilities of the logits' shape.
-      smoothing: :math:`\varepsilon` in [0, 1], the mass spread over all C classes.
-      where: boolean ``[...]``; False gives exactly zero.
-      axis: axis of the classes.
-
-    Returns:
-      Loss of each example ``[...]``.
-
-    Raises:
-      ValueError: for shapes that disagree or concrete smoothing out of range.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-      >>> loss = label_smoothing(logits, jnp.array([0, 1]), smoothing=0.1)
-      >>> print([f"{v:.4f}" for v in loss])
-      ['0.3535', '0.4908']
-
-    References:
-      Szegedy et al., Rethinking the Inception Architecture, CVPR 2016.
-    """
-    return wlsrl(logits, labels, smoothing=smoothing, where=where, axis=axis)
-
-
-def weighted_cross_entropy(
-    logits: Array,
-    labels: Array,
-    *,
-    class_weights: Array | None = None,
-    where: Array | None = None,
-    axis: int = -1,
-) -> Array:
-    r"""Class-weighted cross-entropy, :math:`-w_y \log p_y`.
-
-    Args:
-      logits: floating ``[..., C]`` (C at ``axis``).
-      labels: integers ``[...]`` or probabilities of the logits' shape.
-      class_weights: ``[C]``, finite and >= 0; ones when None.
-      where: boolean ``[...]``; False gives exactly zero.
-      axis: axis of the classes.
-
-    Returns:
-      Loss of each example ``[...]``.
-
-    Raises:
-      ValueError: for shapes that disagree or concrete weights out of range.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-      >>> loss = weighted_cross_entropy(
-      ...     logits, jnp.array([0, 1]), class_weights=jnp.array([1.0, 3.0, 1.0, 1.0])
-      ... )
-      >>> print([f"{v:.4f}" for v in loss])
-      ['0.0535', '1.0223']
-
-    References:
-      King and Zeng, Logistic Regression in Rare Events Data, Political Analysis 9(2), 2001.
-    """
-    return wlsrl(logits, labels, class_weights=class_weights, smoothing=0.0, where=where, axis=axis)
+    make = functools.partial(_smoothed, smoothing=smoothing, variant=variant)
+    return _values(make, logits, labels, class_weights, where, axis)
 
 
 def focal(
@@ -337,8 +328,7 @@ def focal(
 
     Args:
       logits: floating ``[..., C]`` (C at ``axis``).
-      labels: integers ``[...]`` or probabilities of the logits' shape (the loss is then
-        the mean over classes drawn from them).
+      labels: integers ``[...]`` or probabilities of the logits' shape.
       gamma: focusing strength >= 0; 0 is weighted cross-entropy.
       class_weights: ``[C]``, finite and >= 0; ones when None.
       where: boolean ``[...]``; False gives exactly zero.
@@ -356,172 +346,24 @@ def focal(
       >>> loss = focal(logits, jnp.array([0, 1]), gamma=2.0)
       >>> print([f"{v:.4f}" for v in loss])
       ['0.0001', '0.0284']
-
-    References:
-      Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    known = _concrete(gamma)
-    if known is not None and not (known.ndim == 0 and 0.0 <= float(known) < math.inf):
-        raise ValueError(f"gamma={gamma} must be a finite number >= 0.")
-    z, y, mask = _prepare(logits, labels, where, axis)
-    if class_weights is not None:
-        _check_weights(class_weights, z.shape[-1])
-        y = y * jnp.asarray(class_weights, z.dtype)
-    log_p = jax.nn.log_softmax(z, axis=-1)
-    # 1 - p without cancellation near p = 1; the bound keeps 0**gamma differentiable.
-    missed = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(z.dtype).tiny)
-    terms = jnp.where(y > 0, y * missed**gamma * log_p, 0.0)
-    return jnp.where(mask, -jnp.sum(terms, axis=-1), 0.0)
+    make = functools.partial(_focal, gamma=gamma)
+    return _values(make, logits, labels, class_weights, where, axis)
 
 
-def gaussian_table(num_classes: int, smoothing: Array | float, sigma: Array | float) -> Array:
-    r"""Targets :math:`(1-\varepsilon) e_y + \varepsilon g_y`, rows summing to 1.
-
-    :math:`g_{yk} \propto \exp(-(y-k)^2 / 2\sigma^2)` is a Gaussian around the true grade.
-
-    Args:
-      num_classes: C.
-      smoothing: :math:`\varepsilon`.
-      sigma: width of the Gaussian, in grades.
-
-    Returns:
-      ``[C, C]``; row ``y`` is the target of grade ``y``.
-    """
-    k = jnp.arange(num_classes)
-    g = jax.nn.softmax(-((k[:, None] - k[None, :]) ** 2) / (2.0 * sigma**2), axis=-1)
-    return (1.0 - smoothing) * jnp.eye(num_classes) + smoothing * g
+# --- means --------------------------------------------------------------------------------
 
 
-def gaussian_smoothing(
-    logits: Array,
-    labels: Array,
-    *,
-    smoothing: Array | float = 0.2,
-    sigma: Array | float = 1.0,
-    where: Array | None = None,
-    axis: int = -1,
+def multitask_mean(
+    parts: Mapping[str, tuple[Array, Array]], task_weights: Mapping[str, float]
 ) -> Array:
-    r"""Cross-entropy whose smoothing mass falls on neighbouring grades; ordinal classes.
-
-    Args:
-      logits: floating ``[..., C]`` (C at ``axis``), classes in order.
-      labels: integers ``[...]`` or probabilities of the logits' shape.
-      smoothing: mass :math:`\varepsilon` in [0, 1] given to the Gaussian.
-      sigma: its width in grades, > 0.
-      where: boolean ``[...]``; False gives exactly zero.
-      axis: axis of the classes.
-
-    Returns:
-      Loss of each example ``[...]``.
-
-    Raises:
-      ValueError: for shapes that disagree or concrete values out of range.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-      >>> loss = gaussian_smoothing(logits, jnp.array([0, 1]))
-      >>> print([f"{v:.4f}" for v in loss])
-      ['0.3971', '0.5704']
-
-    References:
-      Galdran et al., Non-uniform Label Smoothing for Diabetic Retinopathy Grading from
-      Retinal Fundus Images with Deep Neural Networks, TVST 2020.
-    """
-    _check_fraction("smoothing", smoothing)
-    _check_positive("sigma", sigma)
-    z, y, mask = _prepare(logits, labels, where, axis)
-    table = gaussian_table(z.shape[-1], smoothing, sigma).astype(z.dtype)
-    return _soft_cross_entropy(z, _expand(y, table), mask)
-
-
-def sord_table(num_classes: int, scale: Array | float) -> Array:
-    r"""Targets :math:`\propto \exp(-\mathrm{scale}\,(y-k)^2)`, rows summing to 1.
-
-    Args:
-      num_classes: C.
-      scale: sharpness.
-
-    Returns:
-      ``[C, C]``; row ``y`` is the target of grade ``y``.
-    """
-    k = jnp.arange(num_classes)
-    return jax.nn.softmax(-scale * (k[:, None] - k[None, :]) ** 2.0, axis=-1)
-
-
-def sord(
-    logits: Array,
-    labels: Array,
-    *,
-    scale: Array | float = 1.0,
-    where: Array | None = None,
-    axis: int = -1,
-) -> Array:
-    r"""Soft ordinal targets, :math:`t_k \propto \exp(-\mathrm{scale}\,(y-k)^2)`.
-
-    Args:
-      logits: floating ``[..., C]`` (C at ``axis``), classes in order.
-      labels: integers ``[...]`` or probabilities of the logits' shape.
-      scale: sharpness, > 0; the larger, the closer to one-hot.
-      where: boolean ``[...]``; False gives exactly zero.
-      axis: axis of the classes.
-
-    Returns:
-      Loss of each example ``[...]``.
-
-    Raises:
-      ValueError: for shapes that disagree or a concrete scale out of range.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> logits = jnp.array([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-      >>> loss = sord(logits, jnp.array([0, 1]))
-      >>> print([f"{v:.4f}" for v in loss])
-      ['1.1682', '1.2006']
-
-    References:
-      Diaz and Marathe, Soft Labels for Ordinal Regression, CVPR 2019.
-    """
-    _check_positive("scale", scale)
-    z, y, mask = _prepare(logits, labels, where, axis)
-    return _soft_cross_entropy(z, _expand(y, sord_table(z.shape[-1], scale).astype(z.dtype)), mask)
-
-
-# --- reduction ------------------------------------------------------------------------
-
-
-def weight_sum(
-    labels: Array,
-    num_classes: int,
-    class_weights: Any = None,
-    where: Array | None = None,
-) -> Array:
-    r"""Denominator :math:`\sum m d` of the mean, :math:`d = w_y` or 1 without weights.
-
-    Args:
-      labels: integers ``[...]`` or probabilities ``[..., C]``.
-      num_classes: C.
-      class_weights: ``[C]`` or None.
-      where: boolean ``[...]`` or None.
-
-    Returns:
-      A float32 scalar that adds up exactly over parts of a batch.
-    """
-    labels = jnp.asarray(labels)
-    shape = labels.shape if jnp.issubdtype(labels.dtype, jnp.integer) else labels.shape[:-1]
-    _, y, mask = _prepare(jnp.zeros((*shape, num_classes)), labels, where, -1)
-    weights = jnp.ones(num_classes) if class_weights is None else jnp.asarray(class_weights)
-    return jnp.sum(jnp.where(mask, _gather(y, weights.astype(y.dtype)), 0.0))
-
-
-def multitask_mean(parts: Mapping[str, Reduced], task_weights: Mapping[str, float]) -> Array:
     r""":math:`\sum_t \lambda_t\, \mathrm{numerator}_t / \mathrm{denominator}_t`.
 
     A task without a labelled example counts 0, and one with :math:`\lambda_t = 0` takes no
     part in the computation at all, so that the others' gradients keep every bit.
 
     Args:
-      parts: task -> (numerator, denominator).
+      parts: task -> (numerator, denominator), shape ``[]``: a loss's values and weights, summed.
       task_weights: task -> :math:`\lambda_t`, Python numbers.
 
     Returns:
@@ -548,7 +390,7 @@ def safe_ratio(numerator: Array, denominator: Array) -> Array:
     return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0)
 
 
-# --- by name, for configs ----------------------------------------------------------------
+# --- by name, for configs -----------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -556,26 +398,28 @@ class LossSpec:
     """A row of ``LOSSES``.
 
     Attributes:
-      function: per-example loss.
-      parameters: keyword arguments that a config may set.
-      weighted: whether it takes ``class_weights``.
+      make: function of (class weights ``[C]``, parameters) that gives the ``Loss``.
+      parameters: those that a config may set.
+      weighted: whether the class weights are the task's; otherwise they are ones.
       ordinal: whether it needs ordered classes.
     """
 
-    function: Callable[..., Array]
+    make: Callable[..., Loss]
     parameters: tuple[str, ...] = ()
     weighted: bool = False
     ordinal: bool = False
 
 
+_cross_entropy = functools.partial(_smoothed, smoothing=0.0)
+
 LOSSES: dict[str, LossSpec] = {
-    "wlsrl": LossSpec(wlsrl, ("smoothing", "variant"), weighted=True),
-    "ce": LossSpec(cross_entropy),
-    "ls": LossSpec(label_smoothing, ("smoothing",)),
-    "weighted_ce": LossSpec(weighted_cross_entropy, weighted=True),
-    "focal": LossSpec(focal, ("gamma",)),
-    "gaussian": LossSpec(gaussian_smoothing, ("smoothing", "sigma"), ordinal=True),
-    "sord": LossSpec(sord, ("scale",), ordinal=True),
+    "wlsrl": LossSpec(_smoothed, ("smoothing", "variant"), weighted=True),
+    "ce": LossSpec(_cross_entropy),
+    "ls": LossSpec(_smoothed, ("smoothing",)),
+    "weighted_ce": LossSpec(_cross_entropy, weighted=True),
+    "focal": LossSpec(_focal, ("gamma",)),
+    "gaussian": LossSpec(_gaussian, ("smoothing", "sigma"), ordinal=True),
+    "sord": LossSpec(_sord, ("scale",), ordinal=True),
 }
 
 
@@ -586,7 +430,7 @@ def loss_parameters() -> dict[str, Any]:
       Name -> default of every parameter that some loss of ``LOSSES`` reads.
     """
     return {
-        name: inspect.signature(spec.function).parameters[name].default
+        name: inspect.signature(spec.make).parameters[name].default
         for spec in LOSSES.values()
         for name in spec.parameters
     }
@@ -605,8 +449,8 @@ def flipped_classes(class_weights: Any, smoothing: float) -> list[tuple[int, int
       One pair for every class whose examples would be taught as another.
     """
     w = np.asarray(class_weights, np.float64)
-    table = w[None, :] * ((1.0 - smoothing) * np.eye(w.size) + smoothing / w.size)
-    return [(y, int(row.argmax())) for y, row in enumerate(table) if w[y] > 0 and row.argmax() != y]
+    best = _smoothed(w, smoothing, "classwise").table.argmax(axis=1)
+    return [(y, int(j)) for y, j in enumerate(best) if w[y] > 0 and j != y]
 
 
 def make_loss(
@@ -616,8 +460,8 @@ def make_loss(
     class_weights: Any = None,
     ordinal: bool = False,
     **parameters: Any,
-) -> Callable[..., Reduced]:
-    """Builds a reduced loss from its name, checking everything before anything compiles.
+) -> Loss:
+    """Builds a loss from its name, checking everything before anything compiles.
 
     Args:
       name: a key of ``LOSSES``.
@@ -627,9 +471,8 @@ def make_loss(
       **parameters: of the loss, as its row of ``LOSSES`` lists them.
 
     Returns:
-      A function of (logits ``[B, C]``, labels, where=None) that gives (numerator,
-      denominator), both scalars that add up over parts of a batch. For integer labels
-      their ratio is PyTorch's weighted mean.
+      The loss: a function of (logits ``[B, C]``, labels, where=None) that gives the values and
+      the weights ``[B]`` of the examples.
 
     Raises:
       ValueError: for an unknown name or parameter (listing the valid ones), a value out
@@ -650,18 +493,9 @@ def make_loss(
             f"Loss {name!r} is for ordered classes; use one of "
             f"{', '.join(k for k, v in LOSSES.items() if not v.ordinal)} for this task."
         )
-    weights = None
-    if spec.weighted:
-        given = np.ones(num_classes) if class_weights is None else class_weights
-        weights = np.asarray(given, np.float32)
-        parameters = {**parameters, "class_weights": weights}
-    jax.eval_shape(  # checks the parameters, computes nothing
-        lambda logits, labels: spec.function(logits, labels, **parameters),
-        jax.ShapeDtypeStruct((1, num_classes), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
-    weighted_mean = weights is not None and parameters.get("variant", "target") != "prior"
-    if weights is not None and parameters.get("variant") == "classwise":
+    weights = _class_weights(class_weights if spec.weighted else None, num_classes)
+    loss = spec.make(weights, **parameters)
+    if parameters.get("variant") == "classwise":
         for y, j in flipped_classes(weights, parameters.get("smoothing", 0.1)):
             warnings.warn(
                 f"WLSRL variant 'classwise' with these weights and smoothing teaches every "
@@ -669,10 +503,4 @@ def make_loss(
                 "less smoothing.",
                 stacklevel=2,
             )
-
-    def reduced(logits: Array, labels: Array, where: Array | None = None) -> Reduced:
-        values = spec.function(logits, labels, where=where, **parameters)
-        denominator = weight_sum(labels, num_classes, weights if weighted_mean else None, where)
-        return jnp.sum(values), denominator
-
-    return reduced
+    return loss

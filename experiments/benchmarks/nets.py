@@ -229,12 +229,13 @@ def same_function(net: Net) -> dict[str, float]:
         logits, _ = model.apply(
             variables, normalize(batch["image"]), train=True, mutable=["batch_stats"]
         )
-        parts = {
-            t: make_loss(
+        parts = {}
+        for t, c in HEADS.items():
+            loss = make_loss(
                 "wlsrl", num_classes=c, class_weights=weights[t].numpy(), smoothing=SMOOTHING
-            )(logits[t], batch["labels"][t])
-            for t, c in HEADS.items()
-        }
+            )
+            values, counts = loss(logits[t], batch["labels"][t])
+            parts[t] = (values.sum(), counts.sum())
         return multitask_mean(parts, dict.fromkeys(HEADS, 1.0)), logits
 
     (_, logits), grads = jax.jit(jax.value_and_grad(ours, has_aux=True))(state.params)

@@ -26,6 +26,7 @@ from tests.tiny import (
 from wlsrl_jax.data.phantoms import source as phantom
 from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.files import Mistake
+from wlsrl_jax.losses import Loss
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime.stop import PreemptedError
 from wlsrl_jax.train import example_ids
@@ -121,14 +122,12 @@ def infinite(monkeypatch):
     def wrong(*arguments):
         losses, weights = build(*arguments)
 
-        def wrap(loss):
-            def f(logits, labels):
-                numerator, denominator = loss(logits, labels)
-                return jnp.where(labels[0] == 1, jnp.inf, numerator), denominator
+        class Infinite(Loss):
+            def __call__(self, logits, labels):
+                values, weights = super().__call__(logits, labels)
+                return jnp.where(labels[0] == 1, jnp.inf, values), weights
 
-            return f
-
-        return {"TO1": wrap(losses["TO1"]), "TO2": losses["TO2"]}, weights
+        return {"TO1": Infinite(**vars(losses["TO1"])), "TO2": losses["TO2"]}, weights
 
     monkeypatch.setattr(setup_run, "build_losses", wrong)
 

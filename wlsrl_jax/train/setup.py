@@ -17,7 +17,7 @@ from wlsrl_jax.data.dataset import Dataset, load_dataset
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.sampling import epoch_labels
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.losses import LOSSES, make_loss
+from wlsrl_jax.losses import LOSSES, Loss, make_loss
 from wlsrl_jax.models.by_name import Network, make_network
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.tasks import Task, class_counts, make_tasks
@@ -38,7 +38,7 @@ class Run:
       dataset: opened data.
       tasks: its tasks.
       model: the network.
-      losses: task -> reduced loss.
+      losses: task -> loss.
       class_weights: task -> weights used, for the record.
       optimizer: gradient transformation.
       mesh: devices.
@@ -50,7 +50,7 @@ class Run:
     dataset: Dataset
     tasks: tuple[Task, ...]
     model: Network
-    losses: dict[str, steps.LossFn]
+    losses: dict[str, Loss]
     class_weights: dict[str, list[float]]
     optimizer: optax.GradientTransformation
     mesh: Any
@@ -119,7 +119,7 @@ def build_network(config: Any, heads: Mapping[str, int]) -> Network:
 
 def build_losses(
     config: Any, tasks: tuple[Task, ...], counts: Any
-) -> tuple[dict[str, steps.LossFn], dict[str, list[float]]]:
+) -> tuple[dict[str, Loss], dict[str, list[float]]]:
     """The loss of every task, with class weights from training counts only.
 
     Args:
@@ -128,7 +128,7 @@ def build_losses(
       counts: task -> ``[C]`` training examples of each class, as an epoch shows them.
 
     Returns:
-      (task -> reduced loss, task -> class weights).
+      (task -> loss, task -> class weights).
 
     Raises:
       Mistake: for a wrong field, or a class without examples.

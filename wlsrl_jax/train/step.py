@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from wlsrl_jax.losses import multitask_mean, safe_ratio
+from wlsrl_jax.losses import Loss, multitask_mean, safe_ratio
 from wlsrl_jax.train.mixup import mixup
 
 Batch = dict[str, Any]
-LossFn = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 @flax.struct.dataclass
@@ -74,7 +73,7 @@ def normalize(images: jax.Array) -> jax.Array:
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    losses: Mapping[str, LossFn],
+    losses: Mapping[str, Loss],
     task_weights: Mapping[str, float],
     *,
     seed: int,
@@ -92,7 +91,7 @@ def make_train_step(
     Args:
       model: module returning task -> logits ``[B, C]``.
       optimizer: gradient transformation.
-      losses: task -> function (logits, labels) -> (numerator, denominator).
+      losses: task -> loss.
       task_weights: task -> lambda; 0 leaves a task out.
       seed: seed of dropout; step ``s`` uses ``fold_in(key(seed), s)``.
       ema_decay: decay of the moving average, warmed up; 0 keeps the last parameters.
@@ -116,7 +115,8 @@ def make_train_step(
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        parts = {t: (losses[t](logits[t], labels[t])[0], denominators[t]) for t in active}
+        values = {t: losses[t](logits[t], labels[t])[0] for t in active}
+        parts = {t: (jnp.sum(values[t]), denominators[t]) for t in active}
         per_task = {t: safe_ratio(*part) for t, part in parts.items()}
         return multitask_mean(parts, task_weights), (per_task, updated.get("batch_stats", {}))
 
@@ -124,15 +124,13 @@ def make_train_step(
 
     def step_fn(state: TrainState, batch: Batch):
         images, labels = batch["image"], batch["labels"]
-        widths = dict(model.heads)  # type: ignore[attr-defined]
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         if mixup_alpha:
             # Of the same family as a micro-batch's key, and no micro-batch has this number.
             mix_key = jax.random.fold_in(key, accumulation)
+            widths = dict(model.heads)  # type: ignore[attr-defined]
             images, labels = mixup(images, labels, widths, mixup_alpha, mix_key)
-        denominators = {
-            t: losses[t](jnp.zeros((images.shape[0], widths[t])), labels[t])[1] for t in active
-        }
+        denominators = {t: jnp.sum(losses[t].weights(labels[t])) for t in active}
         if accumulation == 1:
             (loss, (per_task, stats)), grads = gradient(
                 state.params, state.batch_stats, images, labels, denominators, key
