@@ -1,4 +1,4 @@
-"""The classification problems of the paper, as data.
+"""The modalities and the classification problems of the paper, as data.
 
 The abstract of Kaloi et al. (iCoMET 2023) names four tasks: TF1 (fundus, normal or
 abnormal), TF2 (fundus, diabetic retinopathy grade), TO1 (OCT, disease class) and TO2
@@ -77,24 +77,87 @@ def _normal_or_abnormal(name: str, normal: str) -> str:
     return "normal" if name == normal else "abnormal"
 
 
-TASKS: dict[str, tuple[TaskRule, ...]] = {
-    "oct": (
+@dataclasses.dataclass(frozen=True)
+class Modality:
+    """A kind of image, and what follows from it wherever images are read, graded or told of.
+
+    Only what is drawn or fitted has its place elsewhere: phantoms (``data/phantoms/``), and what
+    such a picture looks like (``data/images/modality.py``, ``data/images/quality.py``).
+
+    Attributes:
+      name: in configs, flags and documents.
+      article: "a" or "an", before the noun.
+      noun: of one image; an "s" makes it several.
+      channels: of an image, 1 for grey, 3 for RGB.
+      round_field: whether a picture is a round field on black, to which it is cropped.
+      graded: whether the classes of all its data sets are ``DR_GRADES``; else each has its own.
+      size: (height, width) to which a data set of your own is prepared, pixels.
+      steps: of ``data.images.pixels.STEPS``, those that suit it.
+      tasks: what its images are graded for; a line here is all that a new task needs.
+      near_bits: most bits, of 128, in which the perceptual hashes of two pictures differ whose
+        textures are compared; see ``data/audit/near_duplicates.py``.
+      near_correlation: of the textures, from which two pictures show the same.
+      near_bits_alone: most bits in which they differ where nothing but hashes is left to compare;
+        see ``runs/provenance.py``.
+    """
+
+    name: str
+    article: str
+    noun: str
+    channels: int
+    round_field: bool
+    graded: bool
+    size: tuple[int, int]
+    steps: tuple[str, ...]
+    tasks: tuple[TaskRule, ...]
+    near_bits: int
+    near_correlation: float
+    near_bits_alone: int
+
+
+OCT = Modality(
+    name="oct",
+    article="an",
+    noun="OCT B-scan",
+    channels=1,
+    round_field=False,
+    graded=False,
+    size=(128, 256),
+    steps=("clahe", "white_borders", "flatten"),
+    tasks=(
         TaskRule("TO1"),
         TaskRule("TO2", ("normal", "abnormal"), _normal_or_abnormal),
     ),
-    "fundus": (
+    near_bits=20,
+    near_correlation=0.85,
+    near_bits_alone=8,
+)
+FUNDUS = Modality(
+    name="fundus",
+    article="a",
+    noun="fundus photograph",
+    channels=3,
+    round_field=True,
+    graded=True,
+    size=(192, 192),
+    steps=("ben_graham", "clahe"),
+    tasks=(
         TaskRule("TF1", ("normal", "abnormal"), _normal_or_abnormal),
         TaskRule("TF2", ordinal=True),
     ),
-}
-"""The tasks of each modality. A line here is all that a new task needs."""
+    near_bits=8,
+    near_correlation=0.97,
+    near_bits_alone=1,
+)
+MODALITIES = {modality.name: modality for modality in (OCT, FUNDUS)}
+"""Name -> modality."""
 
 
 def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task, ...]:
     """Returns the tasks of a modality for a data set.
 
     Args:
-      modality: "oct" gives (TO1, TO2), "fundus" gives (TF1, TF2).
+      modality: a name in ``MODALITIES``; "oct" gives (TO1, TO2), "fundus" gives (TF1, TF2).
       classes: the K class names of the data set, in the order of its labels.
       normal: which of them is the healthy one (grade "0" for fundus data).
 
@@ -105,15 +168,15 @@ def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task
       ValueError: for an unknown modality, if ``normal`` is not among ``classes``, or if a
         task's rule gives a class that the task does not have.
     """
-    if modality not in TASKS:
-        raise ValueError(f"Unknown modality {modality!r}; choose one of {', '.join(TASKS)}.")
+    if modality not in MODALITIES:
+        raise ValueError(f"Unknown modality {modality!r}; choose one of {', '.join(MODALITIES)}.")
     classes = tuple(classes)
     if normal not in classes:
         raise ValueError(
             f"normal={normal!r} is not a class of this data set: {', '.join(classes)}."
         )
     tasks = []
-    for rule in TASKS[modality]:
+    for rule in MODALITIES[modality].tasks:
         own = rule.classes or classes
         mapped = [rule.rule(name, normal) for name in classes]
         unknown = [m for m in mapped if m is not None and m not in own]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ablate.grid import Cell, Grid
 from wlsrl_jax.config.check_fields import check_fields
-from wlsrl_jax.tasks import TASKS
+from wlsrl_jax.tasks import MODALITIES
 from wlsrl_jax.train.setup import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def check_metrics(grid: Grid, modality: str) -> None:
     """
     from wlsrl_jax.metrics import OVERALL
 
-    ordinal = {rule.name: rule.ordinal for rule in TASKS[modality]}
+    ordinal = {rule.name: rule.ordinal for rule in MODALITIES[modality].tasks}
     for task, metrics in grid.metrics.items():
         if task not in ordinal:
             raise ValueError(

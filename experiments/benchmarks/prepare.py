@@ -36,7 +36,7 @@ def draw(folder: Path, modality: str, size: int, indices: range) -> list[tuple[s
     rows = []
     for k in indices:
         example = source[k]
-        label = phantom.CLASSES[modality][example["label"]]
+        label = phantom.PHANTOMS[modality].classes[example["label"]]
         path = folder / label / f"{k:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = example["image"]

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wlsrl_jax.data.phantoms.source import CLASSES, render
+from wlsrl_jax.data.phantoms.source import PHANTOMS, render
 
 Rng = np.random.Generator
 _WORDS = (
@@ -86,7 +86,7 @@ def _compressed(rng: Rng, image: np.ndarray) -> np.ndarray:
 def _phantom(rng: Rng) -> np.ndarray:
     modality = str(rng.choice(["oct", "fundus"]))
     side = int(rng.integers(96, 257))
-    label = int(rng.integers(len(CLASSES[modality])))
+    label = int(rng.integers(len(PHANTOMS[modality].classes)))
     image, _ = render(modality, label, rng, side, side)
     return np.broadcast_to(image, (side, side, 3)).astype(np.float32)
 

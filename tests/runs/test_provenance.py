@@ -23,6 +23,7 @@ from wlsrl_jax.report import build, model_card
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.provenance import TrainedOn, overlap
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
+from wlsrl_jax.tasks import MODALITIES
 from wlsrl_jax.train import loop
 from wlsrl_jax.train.loop import train
 from wlsrl_jax.train.setup import build_run
@@ -84,7 +85,7 @@ def test_near_identical_is_within_a_number_of_bits(modality):
     trained = TrainedOn("a", (), (), theirs)
     found = overlap(trained, a_test([f"n{k}" for k in range(40)], looks=mine, modality=modality))
     assert found.near_identical.tolist() == [
-        row // 2 <= provenance.NEAR[modality] for row in range(40)
+        row // 2 <= MODALITIES[modality].near_bits_alone for row in range(40)
     ]
     assert not found.leak and found.suspect  # alike is not proven to be the same
 
@@ -103,9 +104,7 @@ def test_looking_for_equal_parts_first_misses_no_pair(distance, monkeypatch):
 
 
 def test_the_rule_for_hashes_alone_is_the_audits_or_stricter():
-    from wlsrl_jax.data.audit.near_duplicates import RULES
-
-    assert all(provenance.NEAR[m] <= rule.distance for m, rule in RULES.items())
+    assert all(m.near_bits_alone <= m.near_bits for m in MODALITIES.values())
 
 
 @pytest.fixture(scope="module")

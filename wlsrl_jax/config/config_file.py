@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from wlsrl_jax.config.fields import base_config
 from wlsrl_jax.files import Mistake, flatten
-from wlsrl_jax.tasks import TASKS
+from wlsrl_jax.tasks import MODALITIES
 
 
 def read_config_file(path: Path, argument: str | None) -> ConfigDict:
@@ -81,8 +81,8 @@ def wrong_fields(config: ConfigDict) -> list[str]:
     """
     fields = config.to_dict()
     modality = fields.get("modality")
-    if not isinstance(modality, str) or modality not in TASKS:
-        return [f"config.modality={modality!r} must be one of {', '.join(TASKS)}"]
+    if not isinstance(modality, str) or modality not in MODALITIES:
+        return [f"config.modality={modality!r} must be one of {', '.join(MODALITIES)}"]
     known = flatten(base_config(modality).to_dict())
     found = flatten(fields)
     lines = []

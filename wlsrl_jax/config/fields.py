@@ -16,7 +16,7 @@ from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.data.published.folder import is_dataset_name
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import loss_parameters
-from wlsrl_jax.tasks import TASKS
+from wlsrl_jax.tasks import MODALITIES
 
 OF_TASKS = ("task_weights", "loss.by_task")  # a field a task: no default makes up for a head
 
@@ -85,7 +85,7 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
 
     c.mixup = 0.0  # alpha of the Beta distribution of mixup, on the device; 0 mixes nothing
 
-    tasks = [rule.name for rule in TASKS[modality]]
+    tasks = [rule.name for rule in MODALITIES[modality].tasks]
     c.model = ConfigDict()  # see models/dual_stream.py and models/by_name.py
     c.model.architecture = "dual_stream"  # or "resnet18"
     c.model.preset = "small"
@@ -153,7 +153,7 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       The config; as it is where it names no modality that is known.
     """
-    if saved.get("modality") not in TASKS:
+    if saved.get("modality") not in MODALITIES:
         return dict(saved)
     # As JSON has them, like what was saved: a tuple is a list there.
     defaults = json.loads(base_config(saved["modality"]).to_json())

@@ -20,7 +20,7 @@ class Dataset:
 
     Attributes:
       name: of the data set.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       classes: names, in the order of the labels.
       normal: the healthy one.
       splits: "train", "validation", "test" -> source; a source has a length, examples by
@@ -90,8 +90,8 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         return Dataset(
             "phantom",
             modality,
-            phantom.CLASSES[modality],
-            phantom.NORMAL[modality],
+            phantom.PHANTOMS[modality].classes,
+            phantom.PHANTOMS[modality].normal,
             splits,
             digest,
             True,

@@ -22,7 +22,7 @@ from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.tasks import MISSING, TASKS, Task
+from wlsrl_jax.tasks import MISSING, MODALITIES, Task
 from wlsrl_jax.train import step as steps
 
 
@@ -83,7 +83,7 @@ def map_tasks(
             )
     own = {c: saved["normal"] if c == dataset.normal else c for c in dataset.classes}
     target = {c: wanted.get(class_key(c), known.get(class_key(own[c]), own[c])) for c in own}
-    rules = {rule.name: rule.rule for rule in TASKS[saved["modality"]]}
+    rules = {rule.name: rule.rule for rule in MODALITIES[saved["modality"]].tasks}
     tasks = []
     for name, task in saved["tasks"].items():
         mapped = []

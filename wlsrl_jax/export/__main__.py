@@ -32,9 +32,9 @@ from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.runs.documents import read_temperatures
-from wlsrl_jax.runs.input import input_spec
+from wlsrl_jax.runs.input import InputSpec, input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
-from wlsrl_jax.tasks import PHANTOM_NOTE
+from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 from wlsrl_jax.train.setup import build_network
 from wlsrl_jax.train.step import make_predict_step
 
@@ -88,13 +88,13 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
             "shape": ["batch", height, width, channels],
             "channels": "grey" if channels == 1 else "RGB",
             "steps": [
-                *(["crop to the round field, pad to a square"] if spec.prepared_size
-                  and run.modality == "fundus" else []),
+                *(["crop to the round field, pad to a square"] if _is_cropped(spec) else []),
                 *(f"preprocess: {step} (preprocess.py)" for step in spec.preprocess),
                 *([f"resize to {spec.prepared_size[0]}x{spec.prepared_size[1]} (area)"]
                   if spec.prepared_size else []),
                 f"resize to {height}x{width} (area when shrinking, else linear)",
             ],
+            "cropped": _is_cropped(spec),
             "prepared_size": spec.prepared_size,
             "preprocess": spec.preprocess,
             "pixel_bits": str(spec.pixel_range or ""),
@@ -117,11 +117,15 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _is_cropped(spec: InputSpec) -> bool:
+    """Whether images are cropped to their round field; phantoms have the model's size already."""
+    return MODALITIES[spec.modality].round_field and spec.prepared_size is not None
+
+
 def _needs_pixels(run: TrainedRun) -> bool:
     """Whether the reader crops or preprocesses, as ``data/images/pixels.py`` does."""
     spec = input_spec(run)
-    cropped = spec.modality == "fundus" and spec.prepared_size is not None
-    return cropped or bool(spec.preprocess)
+    return _is_cropped(spec) or bool(spec.preprocess)
 
 
 def export_run(

@@ -1,8 +1,8 @@
 """Runs an exported model on image files: python run_model.py [--pixel_bits=BITS] IMAGE...
 
 Needs jax, numpy, flatbuffers, opencv-python-headless and Pillow, and beside it model.stablehlo,
-model.json, read_image.py and, for fundus photographs or where model.json names steps under
-input.preprocess, preprocess.py.
+model.json, read_image.py and, where model.json says that images are cropped (input.cropped) or
+names steps (input.preprocess), preprocess.py.
 Research use only: no medical device, not for decisions about patients.
 """
 
@@ -71,7 +71,7 @@ def read(path, about, page=0, pixel_range=None):
     except (read_image.UnreadableError, OSError) as error:
         raise ValueError(f"{path}: {error}") from None
     if about["input"]["prepared_size"]:
-        if about["modality"] == "fundus":
+        if about["input"]["cropped"]:
             import preprocess  # beside this file
 
             image = preprocess.crop_field(image)

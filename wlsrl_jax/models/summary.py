@@ -19,10 +19,10 @@ from flax import linen as nn
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
-from wlsrl_jax.data.phantoms.source import CLASSES, NORMAL
+from wlsrl_jax.data.phantoms.source import PHANTOMS
 from wlsrl_jax.models.by_name import ARCHITECTURES, Network, make_network
 from wlsrl_jax.models.dual_stream import PRESETS, Conv
-from wlsrl_jax.tasks import make_tasks
+from wlsrl_jax.tasks import MODALITIES, make_tasks
 
 
 @dataclasses.dataclass
@@ -120,8 +120,10 @@ def _widths(text: str) -> list[int]:
 
 def _size(text: str) -> list[int]:
     numbers = _numbers(text, "x")
-    if len(numbers) != 3 or numbers[2] not in (1, 3):
-        raise argparse.ArgumentTypeError(f"{text!r} must be HEIGHTxWIDTHx1 or HEIGHTxWIDTHx3")
+    known = [modality.channels for modality in MODALITIES.values()]
+    if len(numbers) != 3 or numbers[2] not in known:
+        wanted = " or ".join(f"HEIGHTxWIDTHx{channels}" for channels in known)
+        raise argparse.ArgumentTypeError(f"{text!r} must be {wanted}")
     return numbers
 
 
@@ -149,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the summary of a network."""
     args = make_parser().parse_args(argv)
     height, width, channels = args.size
-    modality = "oct" if channels == 1 else "fundus"
-    tasks = make_tasks(modality, CLASSES[modality], NORMAL[modality])
+    modality = next(m.name for m in MODALITIES.values() if m.channels == channels)
+    tasks = make_tasks(modality, PHANTOMS[modality].classes, PHANTOMS[modality].normal)
     heads = {task.name: task.num_classes for task in tasks}
     model = make_network(
         args.architecture,

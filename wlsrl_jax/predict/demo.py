@@ -47,7 +47,7 @@ from wlsrl_jax.runs.input import (
 )
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.tasks import PHANTOM_NOTE
+from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
 _KEPT_SECONDS = 600  # what was dropped
@@ -151,7 +151,7 @@ def build_page(
     """
     gr = import_gradio()
     analyse = make_analysis(run, pixel_bits, quality_check)
-    kind = {"oct": "OCT B-scan", "fundus": "fundus photograph"}[run.modality]
+    kind = MODALITIES[run.modality].noun
 
     def show(path: str | None, frame: float | None) -> Iterator[list[Any]]:
         nothing = [None for _ in run.tasks for _ in range(2)]

@@ -26,7 +26,7 @@ from wlsrl_jax.runs.packed import CARD as NAME
 from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
 from wlsrl_jax.runs.provenance import NAME as TRAINED_ON
 from wlsrl_jax.runs.shipped import resolve, results_dir
-from wlsrl_jax.tasks import PHANTOM_NOTE
+from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 FEW = 20
 """Test images of a class below which the card warns."""
@@ -62,6 +62,7 @@ def model_card(workdir: Path, data_dir: str = "") -> str:
             config=run.trained.config,
             data=run.trained.data,
             shape=run.trained.image_shape,
+            modality=MODALITIES[run.trained.modality],
             spec=all_specs().get(run.trained.data["dataset"]),
             s=run.statistics,
             results=rows,

@@ -12,7 +12,7 @@ from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.config.fields import OF_TASKS, completed
 from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs.identity import DERIVED
-from wlsrl_jax.tasks import TASKS, Task, make_tasks
+from wlsrl_jax.tasks import MODALITIES, Task, make_tasks
 
 LARGEST = 1 << 26
 """Bytes of a document, at most."""
@@ -77,8 +77,9 @@ def read_config(folder: Path) -> Any:
     path = folder / "config.json"
     saved = read_document(path)
     modality = saved.get("modality")
-    if not isinstance(modality, str) or modality not in TASKS:
-        raise Mistake(f"{path}: modality={modality!r} must be one of {', '.join(TASKS)}. {_NEWER}")
+    if not isinstance(modality, str) or modality not in MODALITIES:
+        known = ", ".join(MODALITIES)
+        raise Mistake(f"{path}: modality={modality!r} must be one of {known}. {_NEWER}")
     filled = completed(saved)
     flat, defaults = flatten(filled), flatten(completed({"modality": modality}))
     for name, default in defaults.items():

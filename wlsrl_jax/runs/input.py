@@ -33,7 +33,7 @@ class InputSpec:
     """How a run's images came to the model.
 
     Attributes:
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       shape: (height, width, channels) of the model's input.
       prepared_size: (height, width) of the prepared data; None for phantoms, which are drawn in
         the model's size and are only resized, not cropped.

@@ -22,7 +22,7 @@ from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_config, read_data, read_document
 from wlsrl_jax.runs.weights import read_weights
 from wlsrl_jax.tasks import Task
-from wlsrl_jax.train.setup import CHANNELS, build_model
+from wlsrl_jax.train.setup import build_model, image_shape
 from wlsrl_jax.train.step import make_predict_step
 
 
@@ -51,13 +51,13 @@ class TrainedRun:
 
     @property
     def modality(self) -> str:
-        """What its images are: "oct" or "fundus"."""
+        """What its images are, a name in ``tasks.MODALITIES``."""
         return self.data["modality"]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the model's input."""
-        return self.config.data.height, self.config.data.width, CHANNELS[self.modality]
+        return image_shape(self.config)
 
     def predictor(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Compiled function of uint8 images ``[B, H, W, C]`` giving task -> probabilities."""
@@ -99,7 +99,7 @@ def load_trained(workdir: Path) -> TrainedRun:
     if not any(weights.values()):
         raise Mistake(f"{workdir}/config.json: task_weights: no task was trained.")
     model = build_model(config, tasks)
-    image = jnp.zeros((1, config.data.height, config.data.width, CHANNELS[config.modality]))
+    image = jnp.zeros((1, *image_shape(config)))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
     shapes = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     if is_packed:

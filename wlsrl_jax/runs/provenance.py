@@ -5,6 +5,13 @@ patient being the set of its images' hashes. Names and ids are not in it, nor a 
 trying all numbers would undo. Weights that came from another run bring what that one saw along.
 Beside it lies ``trained_on_looks.npz``, perceptual hashes of the same images, which tell an image
 that was saved anew; it never leaves the workdir, for a picture can be guessed from such a hash.
+
+Hashes alone, without the pictures that ``audit/near_duplicates.py`` compares after them, must be
+nearer to each other (``near_bits_alone`` of a modality). Of the 3 million pairs of 2,459 scans
+(OCTDL, OCT2017) 34 are within 8 bits, and 33 of them show the same; an OCTDL scan saved anew as
+JPEG of quality 50 or at half its size is within 6. Photographs resemble each other more: of the
+19.5 million pairs of 6,248 (EyePACS, APTOS, ODIR), all different, none is within 1 bit, 4 are
+within 2; about half of those saved anew at half their size are found.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.runs import shipped
 from wlsrl_jax.runs.packed import TRAINED_ON
+from wlsrl_jax.tasks import MODALITIES
 
 NAME, LOOKS = TRAINED_ON, "trained_on_looks.npz"
 ABOUT = (
@@ -32,16 +40,6 @@ ABOUT = (
     "among them; who has none learns only how many there were."
 )
 USED = ("train", "validation")
-
-NEAR: Mapping[str, int] = {"oct": 8, "fundus": 1}
-"""Most bits, of 128, in which the perceptual hashes of near-identical images differ.
-
-Of hashes alone, without the pictures that ``audit/near_duplicates.py`` compares after them. Of the
-3 million pairs of 2,459 scans (OCTDL, OCT2017) 34 are within 8 bits, and 33 of them show the same;
-an OCTDL scan saved anew as JPEG of quality 50 or at half its size is within 6. Photographs resemble
-each other more: of the 19.5 million pairs of 6,248 (EyePACS, APTOS, ODIR), all different, none is
-within 1 bit, 4 are within 2; about half of those saved anew at half their size are found.
-"""
 
 _BLOCK = 2**22  # pairs compared at a time
 
@@ -69,7 +67,7 @@ class Tested:
 
     Attributes:
       name: of the set and split, for messages.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       ids: of the N images.
       images: SHA-256 of each file; "" of a phantom, which nobody draws twice.
       groups: of each.
@@ -216,7 +214,8 @@ def overlap(trained: TrainedOn, tested: Tested, *, chosen_counts: bool = True) -
     patient = ~train & ~chosen & np.asarray([g in known for g in tested.groups], bool)
     near = None
     if trained.looks is not None and tested.looks is not None:
-        alike = _near(tested.looks, trained.looks, NEAR[tested.modality])
+        bits = MODALITIES[tested.modality].near_bits_alone
+        alike = _near(tested.looks, trained.looks, bits)
         near = alike & ~train & ~chosen & ~patient
     return Overlap(trained, tested, train, chosen, patient, near, chosen_counts)
 

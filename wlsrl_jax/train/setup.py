@@ -20,13 +20,12 @@ from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import LOSSES, Loss, make_loss
 from wlsrl_jax.models.by_name import Network, make_network
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
-from wlsrl_jax.tasks import Task, class_counts, make_tasks
+from wlsrl_jax.tasks import MODALITIES, Task, class_counts, make_tasks
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.class_weights import class_weights
 from wlsrl_jax.train.optimizer import learning_rate_schedule, make_optimizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-CHANNELS = {"oct": 1, "fundus": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Run:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the model's input."""
-        return (*self.image_size, CHANNELS[self.config.modality])
+        return image_shape(self.config)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -93,6 +92,11 @@ class Run:
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""
         return max(1, round(epochs * self.steps_per_epoch))
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """(height, width, channels) of the input of a config's model."""
+    return config.data.height, config.data.width, MODALITIES[config.modality].channels
 
 
 def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:

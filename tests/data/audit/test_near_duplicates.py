@@ -18,18 +18,18 @@ from wlsrl_jax.data.audit import near_duplicates
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.look import fingerprint
-from wlsrl_jax.data.audit.near_duplicates import RULES, find_pairs, similarity
+from wlsrl_jax.data.audit.near_duplicates import find_pairs, similarity
 from wlsrl_jax.data.phantoms import source as phantom
 from wlsrl_jax.data.published.common import Record
+from wlsrl_jax.tasks import MODALITIES
 
 DATA = os.environ.get("WLSRL_TEST_DATA")
-SIZES = {"oct": (128, 256), "fundus": (192, 192)}
 
 
 def picture(modality, index):
     """uint8 [H, W, 3]."""
-    source = phantom.PhantomSource(modality, "test", index + 1, *SIZES[modality], 0)
-    return np.broadcast_to(source[index]["image"], (*SIZES[modality], 3))
+    source = phantom.PhantomSource(modality, "test", index + 1, *MODALITIES[modality].size, 0)
+    return np.broadcast_to(source[index]["image"], (*MODALITIES[modality].size, 3))
 
 
 def image(pixels, name, modality="oct", patient=None, label=0, digest=None):
@@ -51,7 +51,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("modality", SIZES)
+@pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_same_scan_is_found_among_others(modality, change):
     originals = [picture(modality, k) for k in range(12)]
@@ -59,7 +59,7 @@ def test_the_same_scan_is_found_among_others(modality, change):
     images.append(image(CHANGES[change](np.ascontiguousarray(originals[3])), "b", modality))
     pairs = find_pairs(images, modality)
     assert [(p.first, p.second) for p in pairs] == [(3, 12)]
-    assert RULES[modality].correlation <= pairs[0].correlation <= 1.0
+    assert MODALITIES[modality].near_correlation <= pairs[0].correlation <= 1.0
 
 
 def test_a_shifted_scan_is_found():

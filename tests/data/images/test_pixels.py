@@ -44,6 +44,7 @@ from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.stop import StopRequest
+from wlsrl_jax.tasks import MODALITIES
 
 OCT_STEPS = ("white_borders", "flatten", "clahe")
 
@@ -65,7 +66,7 @@ def layered(height, width, curve, seed=0):
 
 
 def cases():
-    return [(name, kind) for name, (_, kinds) in STEPS.items() for kind in kinds]
+    return [(name, kind.name) for kind in MODALITIES.values() for name in kind.steps]
 
 
 @pytest.mark.parametrize(("name", "modality"), cases())
@@ -82,10 +83,10 @@ def test_shape_and_type_are_kept_and_nothing_is_random(name, modality, height, w
     noise = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     image = noise if level is None else np.full(shape, level, np.uint8)
     before = image.copy()
-    out = STEPS[name][0](image)
+    out = STEPS[name](image)
     assert out.shape == shape and out.dtype == np.uint8
     np.testing.assert_array_equal(image, before)  # the argument is left alone
-    np.testing.assert_array_equal(out, STEPS[name][0](image))
+    np.testing.assert_array_equal(out, STEPS[name](image))
 
 
 @pytest.mark.parametrize(("tilt", "bend"), [(0, 0), (30, 0), (-25, 20), (10, -20), (-30, 25)])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wlsrl_jax.data.phantoms import source as phantom
-from wlsrl_jax.data.phantoms.source import CLASSES, NORMAL, PhantomSource, render
+from wlsrl_jax.data.phantoms.source import PHANTOMS, PhantomSource, render
 
 MODALITIES = ("oct", "fundus")
 
@@ -60,9 +59,9 @@ def test_labels_need_no_drawing_and_follow_the_balance(modality):
     source = PhantomSource(modality, "train", 20_000, 32, 32)
     labels = source.labels()
     assert [source[i]["label"] for i in range(12)] == labels[:12].tolist()
-    shares = np.bincount(labels, minlength=len(CLASSES[modality])) / len(labels)
-    np.testing.assert_allclose(shares, phantom.DEFAULT_BALANCE[modality], atol=0.015)
-    balance = np.arange(len(CLASSES[modality]), dtype=float)
+    shares = np.bincount(labels, minlength=len(PHANTOMS[modality].classes)) / len(labels)
+    np.testing.assert_allclose(shares, PHANTOMS[modality].balance, atol=0.015)
+    balance = np.arange(len(PHANTOMS[modality].classes), dtype=float)
     labels = PhantomSource(modality, "train", 20_000, 32, 32, balance=balance).labels()
     np.testing.assert_allclose(
         np.bincount(labels, minlength=len(balance)) / 20_000, balance / balance.sum(), atol=0.015
@@ -72,19 +71,19 @@ def test_labels_need_no_drawing_and_follow_the_balance(modality):
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (48, 96)])
 def test_exactly_the_ill_have_a_lesion(modality, size):
-    for label, name in enumerate(CLASSES[modality]):
+    for label, name in enumerate(PHANTOMS[modality].classes):
         for seed in range(8):
             rng = np.random.Generator(np.random.Philox(key=[seed, label]))
             image, mask = render(modality, label, rng, *size)
             assert mask.shape == size and mask.dtype == bool
-            assert mask.any() == (name != NORMAL[modality]), (name, seed)
+            assert mask.any() == (name != PHANTOMS[modality].normal), (name, seed)
             assert mask.mean() < 0.5
             assert image.std() > 5  # not blank
 
 
 def test_lesions_are_what_the_definition_says():
     def draw(modality, name, count=24):
-        label = CLASSES[modality].index(name)
+        label = PHANTOMS[modality].classes.index(name)
         for seed in range(count):
             rng = np.random.Generator(np.random.Philox(key=[seed, label]))
             image, mask = render(modality, label, rng, 96, 96)
@@ -107,7 +106,7 @@ def test_lesions_are_what_the_definition_says():
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_tone_says_nothing_about_the_label(modality):
     # Far from lesions: vitreous at the top of a B-scan, the rim of a fundus photograph.
-    values = {k: [] for k in range(len(CLASSES[modality]))}
+    values = {k: [] for k in range(len(PHANTOMS[modality].classes))}
     for label in values:
         for seed in range(150):
             rng = np.random.Generator(np.random.Philox(key=[seed, 1000 + label]))
@@ -160,6 +159,6 @@ def test_contact_sheet_command(modality, tmp_path):
         "--masks",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert all(name in done.stdout for name in CLASSES[modality])
+    assert all(name in done.stdout for name in PHANTOMS[modality].classes)
     with Image.open(path) as sheet:
-        assert sheet.size == (3 * 36, len(CLASSES[modality]) * 36)
+        assert sheet.size == (3 * 36, len(PHANTOMS[modality].classes) * 36)

@@ -9,12 +9,13 @@ from PIL import Image
 from tests.data.images.wide import pages, png, scaled
 from wlsrl_jax.data.audit import inspect as source_images
 from wlsrl_jax.data.audit.__main__ import run as run_audit
-from wlsrl_jax.data.phantoms.source import CLASSES, render
+from wlsrl_jax.data.phantoms.source import PHANTOMS, render
 from wlsrl_jax.data.prepare.__main__ import main, prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.files import Mistake
 
+CLASSES = PHANTOMS["oct"].classes
 OCT = FolderOptions(modality="oct", name="mine")
 SIZE = (32, 48)
 
@@ -26,7 +27,7 @@ def phantom(label, seed):
 
 def class_folders(folder, encode, count=4):
     """Phantoms in class folders; ``encode`` makes a file of 8-bit pixels."""
-    for label, name in enumerate(CLASSES["oct"]):
+    for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for k in range(count):
             (folder / name / f"{k}.png").write_bytes(encode(phantom(label, k)))
@@ -75,7 +76,7 @@ def test_8_bit_and_twelve_bit_files_go_together(tmp_path):
 
 def test_two_ranges_in_a_folder_are_refused(tmp_path):
     source = class_folders(tmp_path / "in", twelve)
-    odd = source / CLASSES["oct"][0] / "0.png"
+    odd = source / CLASSES[0] / "0.png"
     odd.write_bytes(png(phantom(0, 0).astype(np.uint16)))
     with pytest.raises(Mistake, match=r"(?s)1 files .*/0.png: .*--pixel_bits"):
         prepared(source, tmp_path / "data")
@@ -102,18 +103,18 @@ def test_8_bit_files_are_decoded_once_to_be_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(source_images, "open_image",
                         lambda *args: read.append(1) or opened(*args))  # fmt: skip
     prepared(class_folders(tmp_path / "in", eight), tmp_path / "data")
-    assert len(read) == 4 * len(CLASSES["oct"])
+    assert len(read) == 4 * len(CLASSES)
 
 
 def test_pages_are_images_that_stay_together(tmp_path, capsys):
     source = class_folders(tmp_path / "in", eight)
-    volume = source / CLASSES["oct"][1] / "volume.tif"
+    volume = source / CLASSES[1] / "volume.tif"
     volume.write_bytes(pages([phantom(1, 20 + k) for k in range(3)]))
     manifest = prepared(source, tmp_path / "data", near_duplicates="off")
     found = [i for i in manifest["images"] if i["path"].endswith("volume.tif")]
     assert [i["frame"] for i in found] == [1, 2, 3] and len({i["sha256"] for i in found}) == 3
     assert len({i["group"] for i in found}) == 1 == len({i["split"] for i in found})
-    assert {i["class"] for i in found} == {CLASSES["oct"][1]}
+    assert {i["class"] for i in found} == {CLASSES[1]}
     assert "1 files of several pages or frames hold 3 images" in capsys.readouterr().out
     pictures = stored(tmp_path / "data")
     three = [pictures[i["id"]] for i in found]
@@ -125,7 +126,7 @@ def test_pages_are_images_that_stay_together(tmp_path, capsys):
 def test_a_runner_reads_wide_pixels_and_pages_too(tmp_path):
     pytest.importorskip("apache_beam", reason="Apache Beam (extra 'beam') is not installed")
     source = class_folders(tmp_path / "in", twelve, count=3)
-    volume = source / CLASSES["oct"][1] / "volume.tif"
+    volume = source / CLASSES[1] / "volume.tif"
     volume.write_bytes(pages([scaled(phantom(1, 20 + k), 12) for k in range(3)]))
     here = prepared(source, tmp_path / "a")
     assert prepared(source, tmp_path / "b", beam_runner="DirectRunner") == here
@@ -135,16 +136,16 @@ def test_a_runner_reads_wide_pixels_and_pages_too(tmp_path):
 
 def test_the_audit_sees_pages_and_wide_pixels(tmp_path):
     source = class_folders(tmp_path / "in", twelve)
-    volume = source / CLASSES["oct"][1] / "volume.tif"
+    volume = source / CLASSES[1] / "volume.tif"
     volume.write_bytes(pages([scaled(phantom(1, 20 + k), 12) for k in range(3)]))
     document = run_audit("folder", source, tmp_path / "out", options=OCT)
-    assert document["images"] == 4 * len(CLASSES["oct"]) + 3
+    assert document["images"] == 4 * len(CLASSES) + 3
     assert document["odd"].get("blank", []) == [] and "12 bits" in document["notes"][0]
 
 
 def test_a_linked_class_folder_is_not_lost(tmp_path):
     source = class_folders(tmp_path / "in", eight)
-    name = CLASSES["oct"][2]
+    name = CLASSES[2]
     (source / name).rename(tmp_path / name)
     (source / name).symlink_to(tmp_path / name)
     with pytest.raises(Mistake, match=f"{name}: a link to a folder, which is not followed"):
@@ -165,9 +166,9 @@ def test_links_without_images_and_loops_are_no_problem(tmp_path):
 def test_hidden_images_are_counted(tmp_path):
     source = class_folders(tmp_path / "in", eight)
     for name in (".a.png", "._b.png", ".DS_Store"):
-        (source / CLASSES["oct"][0] / name).write_bytes(eight(phantom(0, 9)))
+        (source / CLASSES[0] / name).write_bytes(eight(phantom(0, 9)))
     notes = prepared(source, tmp_path / "data")["notes"]
-    assert notes == [f"1 hidden images are passed over, such as {CLASSES['oct'][0]}/.a.png."]
+    assert notes == [f"1 hidden images are passed over, such as {CLASSES[0]}/.a.png."]
 
 
 def test_frames_of_a_volume_are_images_too(tmp_path):
@@ -177,7 +178,7 @@ def test_frames_of_a_volume_are_images_too(tmp_path):
 
     source = class_folders(tmp_path / "in", eight)
     frames = np.stack([phantom(1, 20 + k) for k in range(3)])
-    name = CLASSES["oct"][1]
+    name = CLASSES[1]
     (source / name / "volume.dcm").write_bytes(dicom(scaled(frames, 12), bits=16, frames=3))
     manifest = prepared(source, tmp_path / "data", near_duplicates="off")
     found = [i for i in manifest["images"] if i["path"].endswith("volume.dcm")]

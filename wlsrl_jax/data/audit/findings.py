@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.data.audit.inspect import SourceImage
-from wlsrl_jax.data.audit.near_duplicates import RULES, Pair
+from wlsrl_jax.data.audit.near_duplicates import Pair
 from wlsrl_jax.data.images.quality import FLAWS
+from wlsrl_jax.tasks import MODALITIES
 
 _UNUSUAL_AREA = 8.0  # times larger or smaller than the median
 ODDITIES = {
@@ -51,7 +52,7 @@ def audit(
     Args:
       images: of the source; divided, or not yet.
       pairs: near-identical images; None where they were not looked for.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
 
     Returns:
       Counts and lists of ids, for the manifest: "identical_sets" and how many of them are across
@@ -78,8 +79,8 @@ def audit(
     if pairs is not None:
         found["near_identical"] = {
             "rule": {
-                "hash_bits": RULES[modality].distance,
-                "correlation": RULES[modality].correlation,
+                "hash_bits": MODALITIES[modality].near_bits,
+                "correlation": MODALITIES[modality].near_correlation,
             },
             "pairs": len(pairs),
             **{

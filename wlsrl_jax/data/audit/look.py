@@ -12,6 +12,7 @@ from PIL import Image
 from wlsrl_jax.data.images.modality import looks_like
 from wlsrl_jax.data.images.pixels import crop_field
 from wlsrl_jax.data.images.quality import flaws
+from wlsrl_jax.tasks import MODALITIES
 
 BITS = 128  # 64 of pHash, 64 of dHash
 SIDE = 48  # pixels of the texture
@@ -40,12 +41,12 @@ class Fingerprint:
 def fingerprint(image: np.ndarray, modality: str) -> Fingerprint:
     """Takes the fingerprint of a picture.
 
-    Hashes are those of the ImageHash library, pHash and dHash, of the whole picture; of a fundus
-    photograph, of its round field.
+    Hashes are those of the ImageHash library, pHash and dHash, of the whole picture, or of its
+    round field.
 
     Args:
       image: uint8 ``[H, W, 3]``.
-      modality: "oct" or "fundus", of the data set.
+      modality: a name in ``tasks.MODALITIES``, of the data set.
 
     Returns:
       The fingerprint; the same for the same pixels.
@@ -55,7 +56,7 @@ def fingerprint(image: np.ndarray, modality: str) -> Fingerprint:
     oddities = flaws(image, looks)
     if looks != modality:
         oddities += ("modality",)
-    if modality == "fundus":
+    if MODALITIES[modality].round_field:
         image = crop_field(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)

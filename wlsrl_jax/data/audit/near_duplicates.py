@@ -1,7 +1,8 @@
 """Pairs of pictures that show the same scan, though their files differ.
 
 Two steps: perceptual hashes that differ in few bits choose candidates, and the correlation of the
-band-passed pictures, at the shift where it is highest, decides. The thresholds were set by eye on
+band-passed pictures, at the shift where it is highest, decides. The thresholds, ``near_bits`` and
+``near_correlation`` of a modality, were set by eye on
 OCTDL (1,645 scans), APTOS (760) and EyePACS (894 photographs): on OCTDL every pair at or
 above 0.85 is the same eye, saved again, cropped or shifted; below it scans of different eyes
 appear. Photographs resemble each other more: the same one is at 0.998, the next pair at 0.94.
@@ -10,31 +11,16 @@ appear. Photographs resemble each other more: the same one is at 0.998, the next
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from wlsrl_jax.data.audit.inspect import SourceImage, ordered_map, progress
+from wlsrl_jax.tasks import MODALITIES
 
 _MARGIN = 6  # pixels of the texture by which pictures may be shifted against each other
 _BLOCK_ENTRIES = 2**25  # of the comparison matrix at a time: 128 MiB
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """When two pictures count as near-identical.
-
-    Attributes:
-      distance: most hash bits, of 128, in which they may differ.
-      correlation: of their textures, at least.
-    """
-
-    distance: int
-    correlation: float
-
-
-RULES: Mapping[str, Rule] = {"oct": Rule(20, 0.85), "fundus": Rule(8, 0.97)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +70,13 @@ def find_pairs(
 
     Args:
       images: of the source.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       workers: threads that compare; None is one a core.
 
     Returns:
       The pairs, the most similar first.
     """
-    rule = RULES[modality]
+    kind = MODALITIES[modality]
     first_of: dict[str, int] = {}
     for k, image in enumerate(images):
         first_of.setdefault(image.sha256, k)
@@ -100,7 +86,7 @@ def find_pairs(
     bits = np.stack([images[k].look.bits for k in chosen])
     signs = np.where(bits, np.float32(1), np.float32(-1))
     codes = _codes([(images[k].subject, images[k].record.label) for k in chosen])
-    least = signs.shape[1] - 2 * rule.distance  # the product of hashes with d differing bits
+    least = signs.shape[1] - 2 * kind.near_bits  # the product of hashes with d differing bits
     rows = max(1, _BLOCK_ENTRIES // len(chosen))
 
     def compare(pair: tuple[int, int]) -> float:
@@ -119,7 +105,7 @@ def find_pairs(
         for (a, b), value in zip(
             candidates, ordered_map(compare, candidates, workers), strict=True
         ):
-            if value >= rule.correlation:
+            if value >= kind.near_correlation:
                 found.append(Pair(int(chosen[a]), int(chosen[b]), round(value, 4)))
     return sorted(found, key=lambda p: (-p.correlation, p.first, p.second))
 

@@ -14,6 +14,7 @@ from wlsrl_jax.data.images import foreign, read_image
 from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError, bad_images, check_bytes
 from wlsrl_jax.data.images.pixels import apply_steps, crop_field, resize
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
+from wlsrl_jax.tasks import MODALITIES
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif",
             ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm", ".dicom")  # fmt: skip
@@ -116,11 +117,11 @@ def to_array(
 def shrink(
     image: np.ndarray, modality: str, height: int, width: int, steps: Sequence[str] = ()
 ) -> np.ndarray:
-    """Crops a decoded image (fundus), applies steps and resizes it, as prepared data are.
+    """Crops a decoded image to its round field, applies steps and resizes it, as prepared data are.
 
     Args:
       image: uint8 ``[H, W, C]``.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       height: of the result, pixels.
       width: of the result, pixels.
       steps: names of ``pixels.STEPS``, applied in this order before the resize.
@@ -128,7 +129,7 @@ def shrink(
     Returns:
       uint8 ``[height, width, C]``.
     """
-    image = crop_field(image) if modality == "fundus" else image
+    image = crop_field(image) if MODALITIES[modality].round_field else image
     return resize(apply_steps(image, steps, height, width), height, width)
 
 
@@ -145,7 +146,7 @@ def presize(
 
     Args:
       data: content of the file.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       height: of the result, pixels.
       width: of the result, pixels.
       steps: see ``shrink``.
@@ -158,9 +159,9 @@ def presize(
     Raises:
       BadImageError: with the reason.
     """
-    whole = decode(data, 1 if modality == "oct" else 3, frame, pixel_range)
+    whole = decode(data, MODALITIES[modality].channels, frame, pixel_range)
     small = shrink(whole, modality, height, width, steps)
-    if modality == "fundus":
+    if small.shape[2] == 3:
         small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     done, buffer = cv2.imencode(".png", small)
     if not done:

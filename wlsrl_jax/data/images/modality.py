@@ -13,13 +13,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from wlsrl_jax.tasks import FUNDUS, MODALITIES, OCT
+
 SIDE = 96  # pixels of the longer side that is looked at
 SURE = 2.0  # logit below which it says nothing
 _WEIGHTS = (6.1, 5.1, 7.1, 6.2, 7.4)
 _BIAS = -13.8
 _GREY = 0.02  # mean difference of the channels, relative, below which a picture is grey
-NAMES = {"oct": "an OCT B-scan", "fundus": "a fundus photograph"}
-PLURAL = {"oct": "OCT B-scans", "fundus": "fundus photographs"}
 
 
 def oct_logit(image: np.ndarray) -> float:
@@ -70,13 +70,13 @@ def looks_like(image: np.ndarray, modality: str) -> str:
 
     Args:
       image: uint8 ``[H, W, 3]``.
-      modality: "oct" or "fundus", what it is meant to be.
+      modality: a name in ``tasks.MODALITIES``, what it is meant to be.
 
     Returns:
-      "oct" or "fundus".
+      The name of a modality.
     """
     logit = oct_logit(image)
-    return "oct" if logit > SURE else "fundus" if logit < -SURE else modality
+    return OCT.name if logit > SURE else FUNDUS.name if logit < -SURE else modality
 
 
 def mismatch(looks: str, modality: str) -> str:
@@ -84,11 +84,12 @@ def mismatch(looks: str, modality: str) -> str:
 
     Args:
       looks: of ``looks_like``.
-      modality: "oct" or "fundus", of the model.
+      modality: a name in ``tasks.MODALITIES``, of the model.
 
     Returns:
       The reason, or "" where the picture fits or nothing can be said.
     """
     if looks == modality:
         return ""
-    return f"looks like {NAMES[looks]}, but this model was trained on {PLURAL[modality]}"
+    other, own = MODALITIES[looks], MODALITIES[modality]
+    return f"looks like {other.article} {other.noun}, but this model was trained on {own.noun}s"

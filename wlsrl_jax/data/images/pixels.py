@@ -333,13 +333,13 @@ def flatten(image: np.ndarray) -> np.ndarray:
     return moved[..., None]
 
 
-STEPS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
-    "ben_graham": (ben_graham, ("fundus",)),
-    "clahe": (clahe, ("oct", "fundus")),
-    "white_borders": (white_borders, ("oct",)),
-    "flatten": (flatten, ("oct",)),
+STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ben_graham": ben_graham,
+    "clahe": clahe,
+    "white_borders": white_borders,
+    "flatten": flatten,
 }
-"""Name -> (function of an image, the modalities that it is for)."""
+"""Name -> function of an image; a modality names those that suit it (``tasks.py``)."""
 
 
 def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int) -> np.ndarray:
@@ -364,7 +364,7 @@ def apply_steps(image: np.ndarray, steps: Sequence[str], height: int, width: int
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         image = image.reshape(size[1], size[0], channels)
     for name in steps:
-        image = STEPS[name][0](image)
+        image = STEPS[name](image)
     return image
 
 

@@ -13,15 +13,13 @@ import cv2
 import numpy as np
 
 from wlsrl_jax.data.images.pixels import black_border
+from wlsrl_jax.tasks import MODALITIES
 
 SIDE = 128  # pixels of the longer side that is looked at
 _BLOCK = 8  # pixels of SIDE
 _BLANK = 4.0  # standard deviation of grey levels below which nothing can be seen
 _PLAIN, _PLAIN_SHARE = 1.0, 0.6  # of blocks that are not black: a blank picture in a frame
-_DARK = {
-    "oct": 32.0,
-    "fundus": 21.0,
-}  # level that 99 of 100 pixels are below
+_DARK = {"oct": 32.0, "fundus": 21.0}  # level that 99 of 100 pixels are below
 _WHITE, _WHITE_SHARE = 248.0, 0.5  # of pixels
 _BLACK, _BLACK_BLOCK = 12.0, 24.0  # grey levels below which a pixel, a block is outside the field
 _SURE = 1.0  # logit of noise or text from which a picture is refused
@@ -159,13 +157,13 @@ def view(image: np.ndarray, modality: str) -> np.ndarray:
 
     Args:
       image: uint8 ``[H, W, 3]``, the whole picture as it is in the file.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
 
     Returns:
       float32 ``[h, w, 3]``.
     """
     small = thumbnail(image)
-    if modality == "fundus":
+    if MODALITIES[modality].round_field:
         return black_border(small.astype(np.uint8)).astype(np.float32)
     red, green, blue = cv2.split(small)
     return np.asarray(cv2.merge([(red + green + blue) / 3] * 3))
@@ -176,8 +174,9 @@ def flaws(image: np.ndarray, modality: str) -> tuple[str, ...]:
 
     Args:
       image: uint8 ``[H, W, 3]``, the whole picture as it is in the file.
-      modality: "oct" or "fundus", what it looks like: of ``modality.looks_like``, so that a good
-        picture of the other kind has no flaw. To say that it is of the other is ``mismatch``'s.
+      modality: a name in ``tasks.MODALITIES``, what it looks like: of ``modality.looks_like``, so
+        that a good picture of the other kind has no flaw. To say that it is of the other is
+        ``mismatch``'s.
 
     Returns:
       Keys of ``FLAWS``; empty where nothing is wrong with it.
@@ -190,7 +189,7 @@ def flaws(image: np.ndarray, modality: str) -> tuple[str, ...]:
     framed = len(lit) > 0.02 * len(blocks) and (lit.std(axis=1) < _PLAIN).mean() > _PLAIN_SHARE
     middle = cv2.max(cv2.min(red, green), cv2.min(cv2.max(red, green), blue))
     white = np.count_nonzero(middle >= _WHITE)  # in two channels: red alone is common
-    inside = grey.size if modality == "oct" else np.count_nonzero(grey > _BLACK)
+    inside = np.count_nonzero(grey > _BLACK) if MODALITIES[modality].round_field else grey.size
     odd = {
         "blank": grey.std() < _BLANK or framed,
         "dark": _percentiles(grey, 99)[0] < _DARK[modality],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.files import Mistake
+from wlsrl_jax.tasks import MODALITIES
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
@@ -18,7 +19,7 @@ def check_steps(steps: Sequence[str], modality: str) -> tuple[str, ...]:
 
     Args:
       steps: in the order in which they are to be applied.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
 
     Returns:
       The steps.
@@ -27,13 +28,13 @@ def check_steps(steps: Sequence[str], modality: str) -> tuple[str, ...]:
       Mistake: naming ``--preprocess``, for a step that is unknown, of the other modality, or
         named twice.
     """
-    usable = ", ".join(name for name, (_, kinds) in STEPS.items() if modality in kinds)
+    usable = ", ".join(MODALITIES[modality].steps)
     for name in steps:
         if name not in STEPS:
             raise Mistake(
                 f"--preprocess: {name!r} is no step; those for {modality} images are {usable}."
             )
-        if modality not in STEPS[name][1]:
+        if name not in MODALITIES[modality].steps:
             raise Mistake(f"--preprocess: {name} is not for {modality} images; those are {usable}.")
     if len(set(steps)) < len(steps):
         raise Mistake(f"--preprocess={','.join(steps)} names a step twice.")

@@ -117,12 +117,12 @@ def _exudates(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 
 def render(
-    grade: int, rng: np.random.Generator, height: int, width: int
+    name: str, rng: np.random.Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws one fundus photograph.
 
     Args:
-      grade: 0 to 4.
+      name: of the grade, "0" to "4".
       rng: source of all randomness.
       height: pixels.
       width: pixels.
@@ -130,6 +130,7 @@ def render(
     Returns:
       (image uint8 ``[height, width, 3]`` RGB, lesion mask bool ``[height, width]``).
     """
+    grade = int(name)
     x, y, radius = _grid(height, width)
     uniform = rng.uniform
 

@@ -11,8 +11,9 @@ kept in memory. Lesions follow the clinical definition of their class; everythin
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,43 @@ from wlsrl_jax.data.phantoms import fundus as phantom_fundus
 from wlsrl_jax.data.phantoms import oct as phantom_oct
 from wlsrl_jax.tasks import DR_GRADES
 
-CLASSES: Mapping[str, tuple[str, ...]] = {
-    "oct": ("CNV", "DME", "DRUSEN", "NORMAL"),
-    "fundus": DR_GRADES,
-}
-NORMAL: Mapping[str, str] = {"oct": "NORMAL", "fundus": "0"}
-CHANNELS: Mapping[str, int] = {"oct": 1, "fundus": 3}
 SPLITS = ("train", "validation", "test")
 
-DEFAULT_BALANCE: Mapping[str, tuple[float, ...]] = {
-    # The proportions of OCT2017 (Kermany et al., Cell 2018), training set.
-    "oct": (0.343, 0.105, 0.080, 0.472),
-    # Skewed as screening data are, but with enough of each grade in a thousand images.
-    "fundus": (0.50, 0.12, 0.18, 0.11, 0.09),
+
+@dataclasses.dataclass(frozen=True)
+class Phantoms:
+    """The phantoms of a modality.
+
+    Attributes:
+      classes: names, in the order of the labels.
+      normal: the healthy one.
+      balance: probability of each class, where nobody says otherwise.
+      draw: (class, source of randomness, height, width) -> what ``render`` returns.
+    """
+
+    classes: tuple[str, ...]
+    normal: str
+    balance: tuple[float, ...]
+    draw: Callable[[str, np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]
+
+
+PHANTOMS: Mapping[str, Phantoms] = {
+    "oct": Phantoms(
+        ("CNV", "DME", "DRUSEN", "NORMAL"),
+        "NORMAL",
+        # The proportions of OCT2017 (Kermany et al., Cell 2018), training set.
+        (0.343, 0.105, 0.080, 0.472),
+        phantom_oct.render,
+    ),
+    "fundus": Phantoms(
+        DR_GRADES,
+        DR_GRADES[0],
+        # Skewed as screening data are, but with enough of each grade in a thousand images.
+        (0.50, 0.12, 0.18, 0.11, 0.09),
+        phantom_fundus.render,
+    ),
 }
+"""Modality -> its phantoms."""
 
 _MASK = 2**64 - 1
 
@@ -62,8 +86,8 @@ def render(
     """Draws one phantom.
 
     Args:
-      modality: "oct" or "fundus".
-      label: index into ``CLASSES[modality]``.
+      modality: a name in ``tasks.MODALITIES``.
+      label: index into the classes of the modality's ``Phantoms``.
       rng: source of all randomness.
       height: pixels, at least 16.
       width: pixels, at least 16.
@@ -75,29 +99,35 @@ def render(
     Raises:
       ValueError: for an unknown modality, label or a size that is too small.
     """
-    if modality not in CLASSES:
-        raise ValueError(f"phantom: modality={modality!r}; choose one of {', '.join(CLASSES)}.")
-    classes = CLASSES[modality]
-    if not 0 <= label < len(classes):
-        raise ValueError(f"phantom: label={label} is outside 0..{len(classes) - 1}.")
+    kind = _phantoms(modality)
+    if not 0 <= label < len(kind.classes):
+        raise ValueError(f"phantom: label={label} is outside 0..{len(kind.classes) - 1}.")
+    _check_size(height, width)
+    return kind.draw(kind.classes[label], rng, height, width)
+
+
+def _phantoms(modality: str) -> Phantoms:
+    if modality not in PHANTOMS:
+        raise ValueError(f"phantom: modality={modality!r}; choose one of {', '.join(PHANTOMS)}.")
+    return PHANTOMS[modality]
+
+
+def _check_size(height: int, width: int) -> None:
     if min(height, width) < 16:
         raise ValueError(f"phantom: size {height}x{width} is below 16x16 pixels.")
-    if modality == "oct":
-        return phantom_oct.render(classes[label], rng, height, width)
-    return phantom_fundus.render(label, rng, height, width)
 
 
 class PhantomSource:
     """Random-access phantoms; the interface of a prepared split.
 
     Args:
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       split: "train", "validation" or "test"; they share no example.
       num_examples: length, up to 2^48.
       height: pixels.
       width: pixels.
       seed: another seed is another population.
-      balance: probability of each class, normalised; ``DEFAULT_BALANCE`` when None.
+      balance: probability of each class, normalised; that of its ``Phantoms`` when None.
 
     Raises:
       ValueError: naming the argument that is out of range.
@@ -113,16 +143,14 @@ class PhantomSource:
         seed: int = 0,
         balance: Sequence[float] | None = None,
     ) -> None:
-        if modality not in CLASSES:
-            raise ValueError(f"phantom: modality={modality!r}; choose one of {', '.join(CLASSES)}.")
+        kind = _phantoms(modality)
         if split not in SPLITS:
             raise ValueError(f"phantom: split={split!r}; choose one of {', '.join(SPLITS)}.")
         if not 0 < num_examples <= 2**48:
             raise ValueError(f"phantom: num_examples={num_examples} must be in 1..2^48.")
-        if min(height, width) < 16:
-            raise ValueError(f"phantom: size {height}x{width} is below 16x16 pixels.")
-        shares = np.asarray(DEFAULT_BALANCE[modality] if balance is None else balance, float)
-        expected = len(CLASSES[modality])
+        _check_size(height, width)
+        shares = np.asarray(kind.balance if balance is None else balance, float)
+        expected = len(kind.classes)
         if (
             shares.shape != (expected,)
             or not np.isfinite(shares).all()
@@ -174,7 +202,7 @@ def contact_sheet(
     """Draws a row of phantoms for every class.
 
     Args:
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       size: side of one phantom, pixels.
       columns: phantoms of each class.
       seed: of the drawing.
@@ -184,7 +212,7 @@ def contact_sheet(
       uint8 ``[rows * size, columns * size, 3]``.
     """
     rows = []
-    for label in range(len(CLASSES[modality])):
+    for label in range(len(PHANTOMS[modality].classes)):
         row = []
         for column in range(columns):
             rng = np.random.Generator(np.random.Philox(key=[seed, label << 32 | column]))
@@ -207,7 +235,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m wlsrl_jax.data.phantoms.source",
         description="Contact sheet of phantoms, a row a class.",
     )
-    parser.add_argument("--modality", choices=list(CLASSES), required=True)
+    parser.add_argument("--modality", choices=list(PHANTOMS), required=True)
     parser.add_argument("--output", type=cli.output_file, required=True, help="PNG to write")
     parser.add_argument(
         "--size", type=cli.number(16, 4096), default=128, help="side of a phantom, pixels"
@@ -224,7 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     picture_format(args.output)
     sheet = contact_sheet(args.modality, args.size, args.columns, args.seed, args.masks)
     save_picture(args.output, Image.fromarray(sheet))
-    print(f"{args.output}: rows {', '.join(CLASSES[args.modality])} (procedural phantoms)")
+    rows = ", ".join(PHANTOMS[args.modality].classes)
+    print(f"{args.output}: rows {rows} (procedural phantoms)")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from typing import Any
 
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.files import Mistake
+from wlsrl_jax.tasks import MODALITIES
 
 _TEXTS = ("id", "group", "class", "split", "sha256")
-_MODALITIES = ("oct", "fundus")
 
 
 def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _problem(manifest: Any) -> str:
         return "no JSON object"
     classes: Any = manifest.get("classes")
     images, settings = manifest.get("images"), manifest.get("settings")
-    if manifest.get("modality") not in _MODALITIES:
+    if manifest.get("modality") not in [*MODALITIES]:
         return f"modality {manifest.get('modality')!r:.80}"
     if not _are_names(classes):
         return "classes are no list of different names"

@@ -17,25 +17,20 @@ from wlsrl_jax.cli import run_command, status_of
 from wlsrl_jax.data.images.decode import open_image, to_array
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
-from wlsrl_jax.data.images.pixels import (
-    SIDE,
-    STEPS,
-    apply_steps,
-    crop_field,
-    resize,
-)
+from wlsrl_jax.data.images.pixels import SIDE, apply_steps, crop_field, resize
 from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.images.save import picture_format, save_picture
 from wlsrl_jax.data.images.set_range import add_flag, chosen_range, range_line
 from wlsrl_jax.data.images.steps import check_steps, describe, parse_steps
 from wlsrl_jax.files import Mistake
+from wlsrl_jax.tasks import MODALITIES
 
 _TITLE = 22  # pixels of a line of text
 _MARGIN = 4
 
 
 def _read(item: Item, modality: str, pixel_range: PixelRange | None) -> np.ndarray:
-    """Reads an image and crops it (fundus).
+    """Reads an image and crops it to its round field.
 
     Raises:
       Mistake: naming the file, if it cannot be used.
@@ -44,10 +39,10 @@ def _read(item: Item, modality: str, pixel_range: PixelRange | None) -> np.ndarr
         if item.problem:
             raise BadImageError(item.problem)
         opened = open_image(Path(item.path), item.frame)
-        pixels = to_array(opened, 1 if modality == "oct" else 3, pixel_range)
+        pixels = to_array(opened, MODALITIES[modality].channels, pixel_range)
     except BadImageError as error:
         raise Mistake(f"{item.name}: {error}") from None
-    return crop_field(pixels) if modality == "fundus" else pixels
+    return crop_field(pixels) if MODALITIES[modality].round_field else pixels
 
 
 def contact_sheet(
@@ -57,15 +52,16 @@ def contact_sheet(
 
     Args:
       named: (title, uint8 ``[H, W, C]``, cropped) of each image.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       together: steps of a last column, applied one after the other; without any it is not there.
       width: of a picture, pixels.
 
     Returns:
       uint8 ``[height, width, 3]``.
     """
-    columns: dict[str, tuple[str, ...]] = {"original" if modality == "oct" else "cropped": ()}
-    columns |= {name: (name,) for name, (_, kinds) in STEPS.items() if modality in kinds}
+    kind = MODALITIES[modality]
+    columns: dict[str, tuple[str, ...]] = {"cropped" if kind.round_field else "original": ()}
+    columns |= {name: (name,) for name in kind.steps}
     if len(together) > 1:
         columns[describe(together)] = tuple(together)
     heights = [round(width * image.shape[0] / image.shape[1]) for _, image in named]
@@ -101,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="files, folders, patterns, CSVs",
     )
-    parser.add_argument("--modality", choices=["oct", "fundus"], required=True)
+    parser.add_argument("--modality", choices=list(MODALITIES), required=True)
     parser.add_argument(
         "--output", type=cli.output_file, required=True, help="JPEG or PNG to write"
     )

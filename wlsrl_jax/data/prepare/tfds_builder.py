@@ -11,6 +11,7 @@ from tensorflow_datasets.core.writer import ExampleWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from wlsrl_jax.data.published.common import DatasetSpec
+from wlsrl_jax.tasks import MODALITIES
 
 
 class _SameBytes(ExampleWriter):
@@ -62,7 +63,7 @@ class PreparedBuilder(tfds.core.ShardBasedBuilder):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        channels = 1 if self._spec.modality == "oct" else 3
+        channels = MODALITIES[self._spec.modality].channels
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"{self._spec.name}, prepared for training.",

@@ -35,6 +35,7 @@ from wlsrl_jax.data.prepare.place import LOOKS, MANIFEST
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole, writing
+from wlsrl_jax.tasks import MODALITIES
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
 
@@ -182,7 +183,7 @@ def load_source(
     Args:
       source: folder.
       file: in it.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       size: (height, width) of the result, pixels.
       steps: of ``pixels.STEPS``.
       pixel_range: of wide pixels of which the file does not say it.
@@ -251,7 +252,7 @@ def _write_records(
             }
 
     counts = collections.Counter(i.split for i in images)
-    pixels = size[0] * size[1] * (1 if spec.modality == "oct" else 3)
+    pixels = size[0] * size[1] * MODALITIES[spec.modality].channels
     tfds.disable_progress_bar()  # its bars write over each other in a log
     builder = PreparedBuilder(
         spec=spec,

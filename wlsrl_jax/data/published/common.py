@@ -84,7 +84,7 @@ class DatasetSpec:
 
     Attributes:
       name: on the command line.
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       classes: names, in the order of the labels.
       normal: the healthy one.
       scan: reads the layout: source folder -> (records, problems).

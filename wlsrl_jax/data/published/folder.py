@@ -40,9 +40,8 @@ from wlsrl_jax.data.text.names import (
     split_names,
 )
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.tasks import DR_GRADES
+from wlsrl_jax.tasks import DR_GRADES, MODALITIES
 
-SIZES = {"oct": (128, 256), "fundus": (192, 192)}
 NORMAL_NAMES = ("normal", "no", "healthy", "norm", "control")
 GRADE_NAMES = {
     **dict.fromkeys(("no dr", "nodr", "normal", "no apparent retinopathy", "healthy"), "0"),
@@ -63,7 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         return lambda text: cli.checked(lambda: split_names(text, flag))
 
     group = parser.add_argument_group("--dataset=folder, a data set of your own")
-    group.add_argument("--modality", choices=list(SIZES), help="of the images")
+    group.add_argument("--modality", choices=list(MODALITIES), help="of the images")
     group.add_argument("--name", help="to store and train it under; default folder")
     group.add_argument(
         "--table", type=cli.path_text, help="CSV or .xlsx with a row an image; else class folders"
@@ -107,7 +106,8 @@ def take_flags(flags: dict[str, object], dataset: str) -> FolderOptions | None:
             raise Mistake(f"--{next(iter(given))} goes with --dataset=folder alone.")
         return None
     if "modality" not in given:
-        raise Mistake("--dataset=folder needs --modality=oct or --modality=fundus.")
+        known = " or ".join(f"--modality={name}" for name in MODALITIES)
+        raise Mistake(f"--dataset=folder needs {known}.")
     columns = [n for n in given if n.endswith("_column") or n == "attributes"]
     if columns and "table" not in given:
         raise Mistake(f"--{columns[0]} names a column of a table; give --table=FILE.csv.")
@@ -140,8 +140,8 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
       The description; its ``scan`` reads the folder.
 
     Raises:
-      Mistake: if classes or the healthy one cannot be told, a fundus label is no grade, or
-        a column is missing.
+      Mistake: if classes or the healthy one cannot be told, a label that must be a grade is none,
+        or a column is missing.
     """
     _check_name(options.name, taken)
     for column in options.attributes:
@@ -152,8 +152,9 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
     found = sorted(map(cleaned, set(spelling.values())), key=_by_number)
     if not found:
         raise Mistake(_nothing_found(options, source, rows) + _links(source))
-    if options.modality == "fundus":
-        classes, normal = _grades(options, found), "0"
+    modality = MODALITIES[options.modality]
+    if modality.graded:
+        classes, normal = _grades(options, found), DR_GRADES[0]
     else:
         classes = options.classes or tuple(found)
         normal = _healthy(options.normal, classes)
@@ -169,11 +170,11 @@ def make_spec(options: FolderOptions, source: Path, taken: Sequence[str]) -> Dat
     functools.update_wrapper(scan, _scan)
     return DatasetSpec(
         name=options.name,
-        modality=options.modality,
+        modality=modality.name,
         classes=classes,
         normal=normal,
         scan=scan,
-        size=SIZES[options.modality],
+        size=modality.size,
         homepage="",
         license="your own",
         citation="",
@@ -290,7 +291,8 @@ def _scan(
     rows, notes = _rows(options, source)
     problems = [note(text) for text in notes]
     known = known_by(classes)
-    if options.modality == "oct":
+    graded = MODALITIES[options.modality].graded
+    if not graded:
         labels = (row.label for row in rows if row.label)
         _, joined = one_spelling(labels, class_key)
         problems += [note(f"one class in several spellings: {text}.") for text in joined]
@@ -298,16 +300,14 @@ def _scan(
         if row.reason:
             problems.append(Problem(row.path, row.reason))
             continue
-        label = _grade(row.label) if options.modality == "fundus" else known.get(
-            class_key(row.label)
-        )  # fmt: skip
+        label = _grade(row.label) if graded else known.get(class_key(row.label))
         if label in classes:
             identity = row.path.rsplit(".", 1)[0]
             place = classes.index(label)
             records.append(
                 Record(row.path, identity, place, row.patient, row.official, row.attributes)
             )
-        elif options.modality == "oct":  # --classes leaves the others out
+        elif not graded:  # --classes leaves the others out
             reason = f"class {row.label} is not in --classes"
             problems.append(Problem(row.path, reason, by_rule=True))
         else:

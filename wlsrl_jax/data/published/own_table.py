@@ -25,7 +25,7 @@ class FolderOptions:
     """What the command line says about a data set of one's own.
 
     Attributes:
-      modality: "oct" or "fundus".
+      modality: a name in ``tasks.MODALITIES``.
       name: under which it is stored and trained on.
       table: file with a row an image, in the source or anywhere; "" is class folders.
       path_column: of the table, the image.
