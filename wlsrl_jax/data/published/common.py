@@ -181,16 +181,10 @@ def list_images(folder: Path, source: Path) -> tuple[list[Path], list[Problem]]:
     return images, problems
 
 
-def by_stem(
-    images: Iterable[Path], source: Path, lower: bool = False
+def _by_stem(
+    images: Iterable[Path], source: Path, lower: bool
 ) -> tuple[dict[str, Path], list[Problem]]:
-    """Images by file name without suffix; a name that stands twice is a problem.
-
-    Args:
-      images: their paths.
-      source: source folder.
-      lower: give the names in lower case.
-    """
+    """Images by file name without suffix; a name that stands twice is a problem."""
     files: dict[str, Path] = {}
     problems: list[Problem] = []
     for path in images:
@@ -206,22 +200,24 @@ def by_stem(
 
 def match_rows(
     rows: Sequence[Mapping[str, str]],
-    files: Mapping[str, Path],
+    images: Iterable[Path],
     *,
     key: str,
     table: str,
     source: Path,
     make: Callable[[Mapping[str, str], Path], Record | Problem | str],
+    lower: bool = False,
 ) -> tuple[list[Record], list[Problem]]:
-    """Joins the rows of a label table with the files of a folder.
+    """Joins the rows of a label table with the images of a folder, by name without suffix.
 
     Args:
       rows: of the table.
-      files: file name without suffix -> path.
+      images: their paths.
       key: column that names the file, with or without suffix.
       table: name of the table, for messages.
       source: source folder.
       make: (row, path) -> the record, why there is none, or a problem (for one by rule).
+      lower: whether the column has the names in lower case.
 
     Returns:
       (records, problems): a row without a file, a file without a row, a name that
@@ -231,7 +227,7 @@ def match_rows(
       Mistake: if no row belongs to a file.
     """
     records: list[Record] = []
-    problems: list[Problem] = []
+    files, problems = _by_stem(images, source, lower)
 
     def exact(name: str) -> str:
         return name if name in files else Path(name).stem
@@ -331,7 +327,6 @@ def scan_grades(
     """
     rows = read_table(source / table, [key, grade], optional, aliases)
     images, problems = list_images(source / folder, source)
-    files, twice = by_stem(images, source)
 
     def make(row: Mapping[str, str], path: Path) -> Record | str:
         value = parse_grade(row[grade], DR_GRADES)
@@ -350,5 +345,5 @@ def scan_grades(
             attributes(row, path.stem),
         )
 
-    records, more = match_rows(rows, files, key=key, table=table, source=source, make=make)
-    return records, problems + twice + more
+    records, more = match_rows(rows, images, key=key, table=table, source=source, make=make)
+    return records, problems + more

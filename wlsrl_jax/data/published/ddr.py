@@ -18,7 +18,6 @@ from wlsrl_jax.data.published.common import (
     DatasetSpec,
     Problem,
     Record,
-    by_stem,
     list_images,
     match_rows,
     parse_grade,
@@ -27,7 +26,7 @@ from wlsrl_jax.data.text.tables import read_lines, read_table
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import DR_GRADES
 
-PARTS = {"train": "train", "valid": "validation", "test": "test"}
+PARTS = ("train", "valid", "test")
 TABLE = "DR_grading.csv"
 
 
@@ -49,7 +48,6 @@ def _part(
     source: Path, folder: Path, rows: list[dict[str, str]], table: str, official: str
 ) -> tuple[list[Record], list[Problem]]:
     images, problems = list_images(folder, source)
-    files, twice = by_stem(images, source)
 
     def make(row: Mapping[str, str], path: Path) -> Record | Problem | str:
         relative = path.relative_to(source).as_posix()
@@ -60,8 +58,8 @@ def _part(
             return value
         return Record(relative, path.stem, value, None, official)
 
-    records, more = match_rows(rows, files, key="name", table=table, source=source, make=make)
-    return records, problems + twice + more
+    records, more = match_rows(rows, images, key="name", table=table, source=source, make=make)
+    return records, problems + more
 
 
 def scan(source: Path) -> tuple[list[Record], list[Problem]]:
@@ -77,12 +75,12 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         return _part(source, folder, renamed, TABLE, "")
     records: list[Record] = []
     problems: list[Problem] = []
-    for name, official in PARTS.items():
+    for name in PARTS:
         listing = layout.find_file(root, f"{name}.txt")
         if listing is None:
             raise Mistake(f"{root}/{name}.txt is missing; it has lines 'NAME GRADE'.")
         folder = layout.children(root).get(name, root / name)
-        found, odd = _part(source, folder, _read_list(listing), listing.name, official)
+        found, odd = _part(source, folder, _read_list(listing), listing.name, layout.SPLITS[name])
         records += found
         problems += odd
     return records, problems

@@ -20,7 +20,6 @@ from wlsrl_jax.data.published.common import (
     DatasetSpec,
     Problem,
     Record,
-    by_stem,
     known_attributes,
     list_images,
     match_rows,
@@ -84,7 +83,6 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         official, table = _PARTS[name]
         path, rows = _rows(folder, official, table)
         images, odd = _images(folder, source)
-        files, twice = by_stem(images, source)
 
         def make(
             row: Mapping[str, str], path: Path, official: str = official
@@ -103,10 +101,10 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
             return Record(relative, path.stem, value, match[1], official, attributes)
 
         found, more = match_rows(
-            rows, files, key="image_id", table=path.name, source=source, make=make
+            rows, images, key="image_id", table=path.name, source=source, make=make
         )
         records += found
-        problems += odd + twice + more
+        problems += odd + more
     return records, problems
 
 

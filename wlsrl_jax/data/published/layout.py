@@ -22,6 +22,8 @@ SPLITS = {
     "testing": "test",
 }
 """What publishers call their splits -> what we call them."""
+FOLDERS = {name: SPLITS[name] for name in ("train", "val", "test")}
+"""The folders of a set that comes divided, as most publishers name them -> our splits."""
 
 
 def plain(name: str) -> str:

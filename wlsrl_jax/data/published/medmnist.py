@@ -20,10 +20,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from wlsrl_jax.data.published.common import Problem, Record, list_images
+from wlsrl_jax.data.published.layout import FOLDERS
 from wlsrl_jax.files import Mistake
 
 SIZES = (28, 64, 128, 224)
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _BLOCK = 256  # images at a time
 
 
@@ -92,7 +92,7 @@ def write_images(path: Path, folder: Path, classes: Sequence[str]) -> None:
     """
     try:
         with zipfile.ZipFile(path) as npz:
-            for split in SPLITS:
+            for split in FOLDERS:
                 labels = _read_labels(npz, split)
                 for name in classes:
                     (folder / split / name).mkdir(parents=True)
@@ -142,7 +142,7 @@ def scan_written(source: Path, classes: Sequence[str]) -> tuple[list[Record], li
     """Reads what ``write_images`` has written."""
     records: list[Record] = []
     problems: list[Problem] = []
-    for split, official in SPLITS.items():
+    for split, official in FOLDERS.items():
         for label, name in enumerate(classes):
             if not any((source / split / name).iterdir()):
                 continue  # a small file may lack a class in a split; preparation tells

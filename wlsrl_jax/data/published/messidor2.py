@@ -17,7 +17,6 @@ from wlsrl_jax.data.published.common import (
     DatasetSpec,
     Problem,
     Record,
-    by_stem,
     known_attributes,
     list_images,
     match_rows,
@@ -66,7 +65,6 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         _ALIASES,
     )
     images, problems = list_images(_image_folder(root), source)
-    files, twice = by_stem(images, source, lower=True)
     for row in rows:
         row["image_id"] = Path(row["image_id"]).stem.lower()
     pairs = _pairs(root)
@@ -84,8 +82,10 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         attributes = known_attributes(eye=eye, dme=row["adjudicated_dme"])
         return Record(relative, path.stem, value, examination, attributes=attributes)
 
-    records, more = match_rows(rows, files, key="image_id", table=TABLE, source=source, make=make)
-    return records, problems + twice + more
+    records, more = match_rows(
+        rows, images, key="image_id", table=TABLE, source=source, make=make, lower=True
+    )
+    return records, problems + more
 
 
 SPEC = DatasetSpec(

@@ -15,7 +15,6 @@ from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, list_i
 from wlsrl_jax.data.text.names import class_key
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
-FOLDERS = {"train": "train", "val": "validation", "test": "test"}
 _NEEDED = ("train", "test")
 
 
@@ -31,7 +30,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     root = layout.find_root(source, _fits, "train/ and test/ with CNV/ DME/ DRUSEN/ NORMAL/")
     records: list[Record] = []
     problems: list[Problem] = []
-    for folder, official in FOLDERS.items():
+    for folder, official in layout.FOLDERS.items():
         if folder == "val" and not (root / folder).exists():
             continue  # only Kaggle's copy has one
         for label, name in enumerate(CLASSES):

@@ -14,11 +14,10 @@ from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, list_images
 
 CLASSES = ("AMD", "CNV", "CSR", "DME", "DR", "DRUSEN", "MH", "NORMAL")
-FOLDERS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def _fits(folder: Path) -> bool:
-    return layout.has_children(tuple(FOLDERS))(folder)
+    return layout.has_children(tuple(layout.FOLDERS))(folder)
 
 
 def scan(source: Path) -> tuple[list[Record], list[Problem]]:
@@ -26,7 +25,7 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
     root = layout.find_root(source, _fits, "train/, val/ and test/")
     records: list[Record] = []
     problems: list[Problem] = []
-    for folder, official in FOLDERS.items():
+    for folder, official in layout.FOLDERS.items():
         for label, name in enumerate(CLASSES):
             images, odd = list_images(root / folder / name, source)
             problems += odd

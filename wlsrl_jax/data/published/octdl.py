@@ -13,7 +13,6 @@ from wlsrl_jax.data.published.common import (
     DatasetSpec,
     Problem,
     Record,
-    by_stem,
     known_attributes,
     list_images,
     match_rows,
@@ -41,7 +40,6 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
         found, odd = list_images(root / name, source)
         images += found
         problems += odd
-    files, twice = by_stem(images, source)
     known = known_by(CLASSES)
 
     def make(row: Mapping[str, str], path: Path) -> Record | str:
@@ -60,8 +58,8 @@ def scan(source: Path) -> tuple[list[Record], list[Problem]]:
             attributes=known_attributes(**{name: row[name] for name in ATTRIBUTES}),
         )
 
-    records, more = match_rows(rows, files, key="file_name", table=TABLE, source=source, make=make)
-    return records, problems + twice + more
+    records, more = match_rows(rows, images, key="file_name", table=TABLE, source=source, make=make)
+    return records, problems + more
 
 
 SPEC = DatasetSpec(

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from wlsrl_jax.data.published import medmnist
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record
-
-CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
+from wlsrl_jax.data.published.oct2017 import CLASSES
 
 
 def scan(source: Path) -> tuple[list[Record], list[Problem]]:
