@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import hashlib
 import os
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -53,6 +53,7 @@ from wlsrl_jax.runs.input import (
 from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
+from wlsrl_jax.runtime.threads import ordered_map
 from wlsrl_jax.tasks import PHANTOM_NOTE
 
 EXIT_SOME_BAD = 1
@@ -86,33 +87,14 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
     return {t.name: known[t.name] for t in run.tasks}
 
 
-def _read(item: Item, spec: InputSpec, quality_check: str) -> ModelInput | str:
-    """The input, or why there is none."""
+def _read(spec: InputSpec, quality_check: str, item: Item) -> tuple[Item, ModelInput | str]:
+    """An image and its input, or why there is none."""
     if item.problem:
-        return item.problem
+        return item, item.problem
     try:
-        return read_input(Path(item.path), spec, item.frame, quality_check)
+        return item, read_input(Path(item.path), spec, item.frame, quality_check)
     except BadImageError as error:
-        return str(error)
-
-
-def _read_ahead(
-    items: Iterable[Item], spec: InputSpec, quality_check: str, threads: int, ahead: int
-) -> Iterator[tuple[Item, ModelInput | str]]:
-    """Reads in threads, a bounded number of images ahead, in order."""
-    waiting: collections.deque[tuple[Item, Future[ModelInput | str]]] = collections.deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(_read, item, spec, quality_check)))
-            if len(waiting) > ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        return item, str(error)
 
 
 def predict_images(
@@ -164,8 +146,8 @@ def predict_images(
         report(len(ready), "")
         ready.clear()
 
-    threads = threads or os.cpu_count() or 1
-    for item, found in _read_ahead(items, spec, quality_check, threads, 2 * batch_size):
+    read = functools.partial(_read, spec, quality_check)
+    for item, found in ordered_map(read, items, threads, ahead=2 * batch_size + 1):
         if isinstance(found, str):
             reason = found
         elif found.warning and modality_check == "refuse":

@@ -15,7 +15,7 @@ from typing import Any
 from wlsrl_jax import cli
 from wlsrl_jax.cli import console, run_command, status_of
 from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
-from wlsrl_jax.data.audit.inspect import collect, ordered_map
+from wlsrl_jax.data.audit.inspect import collect
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
 from wlsrl_jax.data.audit.page import render
 from wlsrl_jax.data.images.set_range import add_flag
@@ -23,6 +23,7 @@ from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake, some, write_json, write_whole
+from wlsrl_jax.runtime.threads import ordered_map
 
 PAGE, DOCUMENT = "audit.html", "audit.json"
 

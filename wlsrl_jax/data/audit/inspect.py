@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -26,6 +23,7 @@ from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.published.common import DatasetSpec, Problem, Record, note, take_notes
 from wlsrl_jax.data.text import names
 from wlsrl_jax.files import Mistake
+from wlsrl_jax.runtime.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,33 +86,6 @@ class Mapper(Protocol):
         self, function: Callable[[Any], Any], files: Sequence[SourceFile], /
     ) -> Iterator[Any]:
         """Yields the results in the order of the files."""
-
-
-def ordered_map(
-    function: Callable[..., Any], values: Iterable[Any], workers: int | None = None
-) -> Iterator[Any]:
-    """Maps in threads (decoding releases the interpreter lock), a bounded number ahead.
-
-    Args:
-      function: of one value.
-      values: what to map.
-      workers: threads; None is one a core.
-
-    Yields:
-      The results, in the order of the values.
-    """
-    workers = workers or os.cpu_count() or 1
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    try:
-        waiting: collections.deque[Any] = collections.deque()
-        for value in values:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) >= 8 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error nobody waits for the others
 
 
 def progress(values: Iterable[Any], text: str, total: int) -> Iterable[Any]:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from wlsrl_jax.data.audit.inspect import SourceImage, ordered_map, progress
+from wlsrl_jax.data.audit.inspect import SourceImage, progress
+from wlsrl_jax.runtime.threads import ordered_map
 from wlsrl_jax.tasks import MODALITIES
 
 _MARGIN = 6  # pixels of the texture by which pictures may be shifted against each other

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from wlsrl_jax.data.images.decode import is_dicom, open_image
@@ -22,8 +21,7 @@ from wlsrl_jax.data.images.read_image import (
     has_wide_pixels,
 )
 from wlsrl_jax.files import Mistake
-
-_PART = 1024  # images that wait for threads at a time
+from wlsrl_jax.runtime.threads import ordered_map
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -78,12 +76,11 @@ def may_need_range(path: Path) -> bool:
     return has_wide_pixels(path)
 
 
-def set_range(items: Iterable[Item], threads: int | None = None) -> PixelRange | None:
+def set_range(items: Iterable[Item]) -> PixelRange | None:
     """Decides the range of the images of a command.
 
     Args:
       items: all of them, also those that have a row already: the range is of the set.
-      threads: that read; as many as Python thinks if not given.
 
     Returns:
       The range, or None where no image needs one.
@@ -97,9 +94,7 @@ def set_range(items: Iterable[Item], threads: int | None = None) -> PixelRange |
         # Frames of a volume follow each other.
         files = itertools.groupby(good, key=lambda i: i.path)
         candidates = (i for path, frames in files if may_need_range(Path(path)) for i in frames)
-        with ThreadPoolExecutor(threads) as pool:
-            while part := list(itertools.islice(candidates, _PART)):
-                yield from filter(None, pool.map(_extent, part))
+        yield from filter(None, ordered_map(_extent, candidates))
 
     with range_mistakes():
         return decide_range(found())

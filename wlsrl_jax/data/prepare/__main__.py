@@ -18,7 +18,7 @@ from wlsrl_jax import cli
 from wlsrl_jax.cli import Table, run_command, status_of
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.findings import audit, sentences
-from wlsrl_jax.data.audit.inspect import Mapper, SourceImage, collect, ordered_map
+from wlsrl_jax.data.audit.inspect import Mapper, SourceImage, collect
 from wlsrl_jax.data.audit.near_duplicates import find_pairs, reindexed
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.data.images.set_range import add_flag
@@ -33,6 +33,7 @@ from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.data.published.opening import add_source_flags, open_dataset, take_source_flags
 from wlsrl_jax.files import Mistake, some
 from wlsrl_jax.runtime.lock import hold
+from wlsrl_jax.runtime.threads import ordered_map
 
 NEAR_DUPLICATES = ("group", "report", "off")
 

@@ -46,7 +46,7 @@ class _Refused:
 
 @contextlib.contextmanager
 def beam_mapper(runner: str, options: str, staging: Path) -> Iterator[Mapper]:
-    """Gives a mapper that runs as a Beam job; see ``inspect.ordered_map`` for what it does.
+    """Gives a mapper that runs as a Beam job; see ``inspect.Mapper``.
 
     Args:
       runner: name of a Beam runner, such as "DirectRunner", or a class with its module.

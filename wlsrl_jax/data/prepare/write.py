@@ -23,7 +23,6 @@ from wlsrl_jax.data.audit.inspect import (
     SourceFile,
     SourceImage,
     digest,
-    ordered_map,
     progress,
 )
 from wlsrl_jax.data.images.decode import presize
@@ -35,6 +34,7 @@ from wlsrl_jax.data.prepare.place import LOOKS, MANIFEST
 from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole, writing
+from wlsrl_jax.runtime.threads import ordered_map
 from wlsrl_jax.tasks import MODALITIES
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
