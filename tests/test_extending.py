@@ -18,6 +18,7 @@ from wlsrl_jax.config.fields import base_config
 from wlsrl_jax.data import published as builders
 from wlsrl_jax.data.images import quality
 from wlsrl_jax.data.images.decode import presize
+from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import mismatch
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.data.phantoms.source import PHANTOMS, PhantomSource
@@ -122,8 +123,8 @@ def test_a_modality_is_a_row_and_what_was_fitted_on_its_pictures(tmp_path, monke
     assert describe(trained, b"")["input"]["steps"][0].startswith("crop to the round field")
     text = model_card(tmp_path / "run")
     assert "RGB colour slit-lamp photograph" in text
-    wrong = read_input(sources.picture(1, "oct", size=(40, 40)), input_spec(trained),
-                       quality_check="off")  # fmt: skip
+    sources.write(tmp_path / "grey.jpg", sources.picture(1, "oct", size=(40, 40)))
+    wrong = read_input(Item(str(tmp_path / "grey.jpg")), input_spec(trained), "off")
     assert mismatch("oct", "slit_lamp").endswith("trained on slit-lamp photographs")
     assert wrong.image.shape == (32, 32, 3)
 

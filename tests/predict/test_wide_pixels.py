@@ -14,6 +14,7 @@ from tests.data.images.wide import grey, pages, png, scaled, tiff
 from tests.data.prepare.test_wide_pixels import OCT, class_folders, phantom, twelve
 from tests.tiny import run
 from wlsrl_jax.data.images.limits import BadImageError
+from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.explain.__main__ import read_images
 from wlsrl_jax.export.__main__ import export_run
@@ -160,7 +161,7 @@ def test_python_and_the_demo_ask_for_the_range_too(finished, tmp_path):
     path = tmp_path / "dark.png"
     path.write_bytes(png(scaled(phantom(0, 0), 12) // 3))
     with pytest.raises(BadImageError, match="--pixel_bits=12"):
-        read_input(path, input_spec(trained))
+        read_input(Item(str(path)), input_spec(trained))
     with pytest.raises(BadImageError, match="--pixel_bits=12"):
         make_analysis(trained)(path, 1)
     answer = make_analysis(trained, "12")(path, 1)
@@ -250,7 +251,7 @@ def test_the_exported_reader_gives_the_pixels_of_the_package(finished, tmp_path,
     spec = dataclasses.replace(spec, shape=(*spec.shape[:2], channels))
     for name in found.files:
         path, _, page = name.partition("#")
-        expected = read_input(images / path, spec, int(page or 0), "off").image
+        expected = read_input(Item(str(images / path), int(page or 0)), spec, "off").image
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 

@@ -27,7 +27,7 @@ from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
-from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.explain.overlay import enlarged_overlay, upscale
 from wlsrl_jax.files import Mistake, some, write_json, writing
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
@@ -108,13 +108,10 @@ def read_images(
         print(range_line(spec.pixel_range), file=sys.stderr)
     for item in listed.items:
         try:
-            if item.problem:
-                raise BadImageError(item.problem)
-            made = read_input(Path(item.path), spec, item.frame, quality_check)
+            made = read_input(item, spec, quality_check)
             for reason in filter(None, (made.warning, made.flaw)):
                 print(f"warning: {item.name}: {reason}", file=sys.stderr)
-            stem = Path(item.path).stem
-            found.append((f"{stem}_{item.frame}" if item.frame else stem, made.image))
+            found.append((item.stem, made.image))
         except BadImageError as error:
             bad.append(f"{item.name}: {error}")
     if bad:
@@ -190,7 +187,7 @@ def explain(
             )
             for i, stem in enumerate(stems):
                 for name, heat in maps.items():
-                    drawn = overlay(upscale(images[i]), np.clip(upscale(heat[i]), 0, 1), alpha)
+                    drawn = enlarged_overlay(images[i], heat[i], alpha)
                     _write(output / f"{stem}.{task.name}.{name}.png", drawn)
                 rows.append(
                     {

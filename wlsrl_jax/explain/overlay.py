@@ -82,3 +82,10 @@ def overlay(image: np.ndarray, heat: np.ndarray, alpha: float = 0.45) -> np.ndar
     opacity = (alpha * np.sqrt(heat))[..., None]
     mixed = image.astype(np.float32) * (1.0 - opacity) + colour(heat) * opacity
     return np.rint(mixed).astype(np.uint8)
+
+
+def enlarged_overlay(
+    image: np.ndarray, heat: np.ndarray, alpha: float = 0.45, side: int = SHOWN_SIDE
+) -> np.ndarray:
+    """Lays a map over its image, both of a size for people; see ``overlay`` and ``upscale``."""
+    return overlay(upscale(image, side), np.clip(upscale(heat, side), 0.0, 1.0), alpha)

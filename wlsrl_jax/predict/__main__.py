@@ -39,7 +39,7 @@ from wlsrl_jax.evaluate.calibration import fit_temperature, scale
 from wlsrl_jax.evaluate.predictions import read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
-from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.explain.overlay import enlarged_overlay
 from wlsrl_jax.files import Mistake, writing
 from wlsrl_jax.predict.table import PredictionFile
 from wlsrl_jax.runs.documents import read_temperatures
@@ -89,10 +89,8 @@ def temperatures(run: TrainedRun) -> dict[str, float]:
 
 def _read(spec: InputSpec, quality_check: str, item: Item) -> tuple[Item, ModelInput | str]:
     """An image and its input, or why there is none."""
-    if item.problem:
-        return item, item.problem
     try:
-        return item, read_input(Path(item.path), spec, item.frame, quality_check)
+        return item, read_input(item, spec, quality_check)
     except BadImageError as error:
         return item, str(error)
 
@@ -173,14 +171,14 @@ def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[
     """
     folder.mkdir(parents=True, exist_ok=True)
     variables = jax.device_put(run.variables)
-    stems = collections.Counter(_stem(item) for item in items)
+    stems = collections.Counter(item.stem for item in items)
 
     def write(items: list[Item], images: np.ndarray, shown: dict[str, np.ndarray]) -> None:
         for task in run.tasks:
             heat = grad_cam(run.model, variables, images, task.name, shown[task.name])["fused"]
             for item, image, h in zip(items, images, heat, strict=False):
-                drawn = overlay(upscale(image), np.clip(upscale(h), 0, 1))
-                stem = _stem(item)
+                drawn = enlarged_overlay(image, h)
+                stem = item.stem
                 if stems[stem] > 1:  # the same name in two folders
                     stem = f"{zlib.crc32(item.name.encode()):08x}-{stem}"
                 path = folder / f"{stem}.{task.name}.png"
@@ -190,10 +188,6 @@ def _overlays(run: TrainedRun, folder: Path, items: Sequence[Item]) -> Callable[
                     os.replace(temporary, path)
 
     return write
-
-
-def _stem(item: Item) -> str:
-    return f"{Path(item.path).stem}{f'_{item.frame}' if item.frame else ''}"
 
 
 def _digest(run: TrainedRun) -> str:

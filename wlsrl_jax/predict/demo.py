@@ -35,7 +35,7 @@ from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.set_range import add_flag, parse_flag
 from wlsrl_jax.explain.class_maps import grad_cam
-from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.explain.overlay import enlarged_overlay
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.html.markdown import escape
 from wlsrl_jax.runs.input import (
@@ -100,7 +100,8 @@ def make_analysis(
             whole = spec_of(str(path), frames, path.stat().st_mtime_ns)
         except Mistake as error:
             raise BadImageError(str(error)) from None
-        found = read_input(path, whole, frame if frames > 1 else 0, quality_check)
+        item = Item(str(path), frame if frames > 1 else 0)
+        found = read_input(item, whole, quality_check)
         image = found.image[None]
         output = predict(jnp.asarray(image))
         probabilities, maps = {}, {}
@@ -109,7 +110,7 @@ def make_analysis(
             probabilities[task.name] = dict(zip(task.classes, values, strict=True))
             shown = np.asarray([np.argmax(values)])
             heat = grad_cam(run.model, run.variables, image, task.name, shown)["fused"][0]
-            maps[task.name] = overlay(upscale(found.image), np.clip(upscale(heat), 0.0, 1.0))
+            maps[task.name] = enlarged_overlay(found.image, heat)
         told = [
             found.flaw and f"this image: {found.flaw}",
             found.warning and f"this image {found.warning}",

@@ -10,7 +10,7 @@ import numpy as np
 from wlsrl_jax.data.images.pixels import resize
 from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.explain.class_maps import grad_cam
-from wlsrl_jax.explain.overlay import overlay, upscale
+from wlsrl_jax.explain.overlay import enlarged_overlay, upscale
 from wlsrl_jax.html.picture import jpeg_uri
 from wlsrl_jax.runs.open import TrainedRun
 
@@ -71,10 +71,9 @@ def _item(
     show_ids: bool,
 ) -> dict[str, Any]:
     p = predictions.probabilities[task][position]
-    shown = upscale(image, _SIDE)
     return {
-        "image": jpeg_uri(shown),
-        "overlay": jpeg_uri(overlay(shown, np.clip(upscale(heat, _SIDE), 0, 1))),
+        "image": jpeg_uri(upscale(image, _SIDE)),
+        "overlay": jpeg_uri(enlarged_overlay(image, heat, side=_SIDE)),
         "said": classes[int(p.argmax())],
         "probability": float(p.max()),
         "true": classes[int(predictions.labels[task][position])],

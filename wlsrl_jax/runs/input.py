@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import open_image, shrink, to_array
+from wlsrl_jax.data.images.decode import shrink, to_array
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import looks_like, mismatch
@@ -141,15 +140,12 @@ def add_quality_flag(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def read_input(
-    source: Path | bytes, spec: InputSpec, frame: int = 0, quality_check: str = QUALITY_CHECKS[0]
-) -> ModelInput:
-    """Reads an image file, DICOM included, and makes it ready.
+def read_input(item: Item, spec: InputSpec, quality_check: str = QUALITY_CHECKS[0]) -> ModelInput:
+    """Reads an image, DICOM included, and makes it ready.
 
     Args:
-      source: the file, or its content.
+      item: the image.
       spec: of the run.
-      frame: number from 1 in a file of several frames or pages; 0 for any other file.
       quality_check: "refuse" a picture that cannot be graded, "warn", or "off".
 
     Returns:
@@ -158,7 +154,7 @@ def read_input(
     Raises:
       BadImageError: with the reason.
     """
-    image = open_image(source, frame)
+    image = item.open()
     small = _thumbnail(image, spec)
     looks = looks_like(small, spec.modality)
     flaw = reason(small, looks) if quality_check != "off" else ""

@@ -9,9 +9,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from wlsrl_jax.data.images.decode import is_dicom, is_image_name
+from PIL import Image
+
+from wlsrl_jax.data.images.decode import is_dicom, is_image_name, open_image
 from wlsrl_jax.data.images.frames import count_images, may_hold_several
 from wlsrl_jax.data.images.limits import BadImageError
+from wlsrl_jax.data.images.read_image import Wide
 from wlsrl_jax.data.text.names import UNWRITABLE, is_writable, letters, shown
 from wlsrl_jax.data.text.tables import SUFFIXES, read_cells, read_lines, select
 from wlsrl_jax.files import Mistake
@@ -45,6 +48,22 @@ class Item:
         """
         name = f"{self.path}#{self.frame}" if self.frame else self.path
         return shown(name)
+
+    @property
+    def stem(self) -> str:
+        """What pictures of it are called: the file's name without suffix, and ``_frame``."""
+        stem = Path(self.path).stem
+        return f"{stem}_{self.frame}" if self.frame else stem
+
+    def open(self) -> Image.Image | Wide:
+        """Decodes it; see ``decode.open_image``.
+
+        Raises:
+          BadImageError: with the reason, also for what was known to be unusable.
+        """
+        if self.problem:
+            raise BadImageError(self.problem)
+        return open_image(Path(self.path), self.frame)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from wlsrl_jax.data.images.decode import is_dicom, open_image
+from wlsrl_jax.data.images.decode import is_dicom
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.read_image import (
@@ -102,7 +102,7 @@ def set_range(items: Iterable[Item]) -> PixelRange | None:
 
 def _extent(item: Item) -> Extent | None:
     try:
-        opened = open_image(Path(item.path), item.frame)
+        opened = item.open()
     except BadImageError:  # told where it is read
         return None
     return opened.extent if isinstance(opened, Wide) else None

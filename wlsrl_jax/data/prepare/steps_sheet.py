@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command, status_of
-from wlsrl_jax.data.images.decode import open_image, to_array
+from wlsrl_jax.data.images.decode import to_array
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.pixels import SIDE, apply_steps, crop_field, resize
@@ -36,10 +36,7 @@ def _read(item: Item, modality: str, pixel_range: PixelRange | None) -> np.ndarr
       Mistake: naming the file, if it cannot be used.
     """
     try:
-        if item.problem:
-            raise BadImageError(item.problem)
-        opened = open_image(Path(item.path), item.frame)
-        pixels = to_array(opened, MODALITIES[modality].channels, pixel_range)
+        pixels = to_array(item.open(), MODALITIES[modality].channels, pixel_range)
     except BadImageError as error:
         raise Mistake(f"{item.name}: {error}") from None
     return crop_field(pixels) if MODALITIES[modality].round_field else pixels
