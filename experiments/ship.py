@@ -27,7 +27,7 @@ from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import load_dataset
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.evaluate.predict_split import predict_split
-from wlsrl_jax.evaluate.predictions import Predictions
+from wlsrl_jax.evaluate.predictions import Predictions, probability_columns
 from wlsrl_jax.export.pack import pack
 from wlsrl_jax.files import Mistake, write_json, write_whole
 from wlsrl_jax.report.model_card import NAME as CARD
@@ -93,7 +93,7 @@ def hashed(name: str) -> str:
 def _table(run: TrainedRun, predictions: Predictions) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", *(f"{t.name}/{c}" for t in run.tasks for c in t.classes)])
+    writer.writerow(["id", *probability_columns(run.tasks)])
     values = np.concatenate([predictions.probabilities[t.name] for t in run.tasks], axis=1)
     rows = [
         [hashed(name), *(f"{v:.9f}" for v in row)]

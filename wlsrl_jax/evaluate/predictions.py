@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from wlsrl_jax.data.text.tables import original_cell, safe_cell
-from wlsrl_jax.files import Mistake, writing
+from wlsrl_jax.data.text.tables import float32_cell, original_cell, safe_cell, write_csv
+from wlsrl_jax.files import Mistake
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.tasks import MISSING, Task
 
@@ -48,8 +47,19 @@ def evaluate_predictions(
     return {k: v[0] for k, v in results.items()}, {k: v[1] for k, v in results.items() if v[1]}
 
 
+def probability_columns(tasks: Sequence[Task]) -> list[str]:
+    """``TASK/CLASS`` for every probability, as all tables of predictions have them."""
+    return [f"{t.name}/{c}" for t in tasks for c in t.classes]
+
+
+def label_cells(tasks: Sequence[Task], labels: Mapping[str, np.ndarray], row: int) -> list[str]:
+    """The class of each task for a row, as a table has it; "" for a missing label."""
+    found = ((t, labels[t.name][row]) for t in tasks)
+    return [safe_cell(t.classes[label]) if label != MISSING else "" for t, label in found]
+
+
 def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predictions]) -> None:
-    """Writes per-image predictions, by way of a temporary file, so it is whole or absent.
+    """Writes per-image predictions, whole or not at all.
 
     Args:
       path: CSV with columns id, group, split, one label column a task, then
@@ -58,22 +68,17 @@ def write_predictions(path: Path, tasks: Sequence[Task], splits: dict[str, Predi
       tasks: the tasks.
       splits: split name -> predictions.
     """
-    columns = ["id", "group", "split", *(t.name for t in tasks)]
-    columns += [f"{t.name}/{c}" for t in tasks for c in t.classes]
-    temporary = path.with_suffix(".csv.tmp")
-    with writing(path), temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
+
+    def rows() -> Iterator[list[str]]:
+        yield ["id", "group", "split", *(t.name for t in tasks), *probability_columns(tasks)]
         for split, p in splits.items():
             for i in range(len(p.ids)):
-                names = []
-                for t in tasks:
-                    label = p.labels[t.name][i]
-                    names.append(safe_cell(t.classes[label]) if label >= 0 else "")
-                numbers = [f"{v:.9g}" for t in tasks for v in p.probabilities[t.name][i]]
+                names = label_cells(tasks, p.labels, i)
+                numbers = [float32_cell(v) for t in tasks for v in p.probabilities[t.name][i]]
                 image, group = safe_cell(str(p.ids[i])), safe_cell(str(p.groups[i]))
-                writer.writerow([image, group, split, *names, *numbers])
-    os.replace(temporary, path)
+                yield [image, group, split, *names, *numbers]
+
+    write_csv(path, rows())
 
 
 def read_predictions(path: Path, tasks: Sequence[Task]) -> dict[str, Predictions]:
@@ -114,7 +119,7 @@ def _from_rows(rows: list[dict[str, str]], tasks: Sequence[Task]) -> Predictions
         {t.name: np.asarray([label(t, r[t.name]) for r in rows], np.int32) for t in tasks},
         {
             t.name: np.asarray(
-                [[float(r[f"{t.name}/{c}"]) for c in t.classes] for r in rows], np.float32
+                [[float(r[c]) for c in probability_columns([t])] for r in rows], np.float32
             )
             for t in tasks
         },

@@ -36,7 +36,7 @@ from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.set_range import add_flag, range_line
 from wlsrl_jax.evaluate.calibration import fit_temperature, scale
-from wlsrl_jax.evaluate.predictions import read_predictions
+from wlsrl_jax.evaluate.predictions import probability_columns, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import enlarged_overlay
@@ -275,10 +275,8 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
         "overlays": str(args.overlays) if args.overlays else None,
     }
     note = PHANTOM_NOTE if run.data["phantom"] else ""
-    columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
-    with PredictionFile(
-        output, columns, identity, {"note": note, "workdir": str(args.workdir)}
-    ) as file:
+    columns, notes = probability_columns(run.tasks), {"note": note, "workdir": str(args.workdir)}
+    with PredictionFile(output, columns, identity, notes) as file:
         if changed := file.changed(listed.items):
             notice = (
                 f"{len(changed)} images have changed since, such as {changed[0]}; predicted again"

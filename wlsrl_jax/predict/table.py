@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from wlsrl_jax.data.images.listing import Item
-from wlsrl_jax.data.text.tables import csv_text, original_cell, safe_cell
+from wlsrl_jax.data.text.tables import csv_text, float32_cell, original_cell, safe_cell
 from wlsrl_jax.files import Mistake, differences, is_disk_full, read_json, some, write_json, writing
 from wlsrl_jax.runtime.lock import HeldError, hold
 
@@ -234,9 +234,7 @@ class PredictionFile:
           probabilities: ``[N, columns]``.
         """
         self._note(names)
-        self._write(
-            [[n, *(f"{v:.9g}" for v in p)] for n, p in zip(names, probabilities, strict=True)]
-        )
+        self._write([[n, *map(float32_cell, p)] for n, p in zip(names, probabilities, strict=True)])
         self.done.update(names)
 
     @property
@@ -369,7 +367,7 @@ def _from_parquet(source: Path, target: Path) -> None:
             for name, *values in zip(
                 *(column.to_pylist() for column in batch.columns), strict=True
             ):
-                writer.writerow([safe_cell(name), *(f"{value:.9g}" for value in values)])
+                writer.writerow([safe_cell(name), *map(float32_cell, values)])
         text.flush()
         os.fsync(text.fileno())
 

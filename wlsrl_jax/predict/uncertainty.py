@@ -9,9 +9,7 @@ writes ``uncertainty-METHOD-SPLIT/`` into the workdir: ``predictions.csv`` and `
 from __future__ import annotations
 
 import argparse
-import csv
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +23,16 @@ from wlsrl_jax.cli import Table, print_table, run_command
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.data.dataset import Dataset
-from wlsrl_jax.data.text.tables import safe_cell
+from wlsrl_jax.data.text.tables import float32_cell, safe_cell, write_csv
+from wlsrl_jax.evaluate.predictions import label_cells, probability_columns
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
-from wlsrl_jax.files import Mistake, write_json, writing
+from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
-from wlsrl_jax.tasks import MISSING, PHANTOM_NOTE, task_labels
+from wlsrl_jax.tasks import PHANTOM_NOTE, task_labels
 from wlsrl_jax.train.step import make_predict_step
 
 METHODS = ("single", "tta", "dropout", "ensemble")
@@ -196,22 +195,19 @@ def _write_rows(
     path: Path, run: TrainedRun, ids: Sequence[str], labels: dict[str, np.ndarray],
     mean: dict[str, np.ndarray], measures: dict[str, dict[str, np.ndarray]],
 ) -> None:  # fmt: skip
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path), temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = [t.name for t in run.tasks]
-        columns = [f"{t.name}/{c}" for t in run.tasks for c in t.classes]
-        columns += [f"{n}/{m}" for n in names for m in measures[n]]
-        writer.writerow(["id", *names, *columns])
+    names = [t.name for t in run.tasks]
+    uncertain = [(n, m) for n in names for m in measures[n]]
+
+    def rows() -> Iterator[list[str]]:
+        columns = probability_columns(run.tasks)
+        yield ["id", *names, *columns, *(f"{n}/{m}" for n, m in uncertain)]
         for k, name in enumerate(ids):
-            truth = [
-                safe_cell(t.classes[labels[t.name][k]]) if labels[t.name][k] != MISSING else ""
-                for t in run.tasks
-            ]
             values = [v for n in names for v in mean[n][k]]
-            values += [measures[n][m][k] for n in names for m in measures[n]]
-            writer.writerow([safe_cell(str(name)), *truth, *(f"{v:.9g}" for v in values)])
-    os.replace(temporary, path)
+            values += [measures[n][m][k] for n, m in uncertain]
+            truth = label_cells(run.tasks, labels, k)
+            yield [safe_cell(str(name)), *truth, *map(float32_cell, values)]
+
+    write_csv(path, rows())
 
 
 def _members(args: argparse.Namespace, runs: Sequence[TrainedRun]) -> Members:

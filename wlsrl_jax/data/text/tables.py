@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wlsrl_jax.data.text.names import is_missing, letters
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, writing
 
 MAX_TABLE_BYTES = 512 * 2**20
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
@@ -54,6 +55,24 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
         [safe_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
     )
     return text.getvalue()
+
+
+def float32_cell(value: float) -> str:
+    """A number of single precision in as many digits as tell it from every other."""
+    return f"{value:.9g}"
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file row by row, by way of a temporary file, so that it is whole or absent.
+
+    Args:
+      path: of the file.
+      rows: header first; cells are written as they are (``safe_cell``).
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    with writing(path), temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    os.replace(temporary, path)
 
 
 def read_table(
