@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,27 +245,62 @@ def read_json(path: Path, *, remedy: str = "restore it, or name another --workdi
         raise Mistake(f"{path} is damaged ({error}); {remedy}.") from None
 
 
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The lines of a JSON-lines log as (text, value); what a kill cut off is passed over."""
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield text, json.loads(text)
+        except json.JSONDecodeError:
+            continue
+
+
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Drops the lines of a JSON-lines log that are not wanted or were cut off."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if wanted(json.loads(line)):
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line that a kill cut off
-    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+    for text, line in json_lines(path):
+        with contextlib.suppress(KeyError, TypeError):  # no line of ours
+            if wanted(line):
+                kept.append(text)
+    write_whole(path, "".join(f"{text}\n" for text in kept).encode())
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested fields to dotted names."""
+def flatten(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Flattens nested mappings: {"a": {"b": 1}} is {"a.b": 1}."""
     flat: dict[str, Any] = {}
-    for key, value in config.items():
+    for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        if isinstance(value, Mapping):
+            flat |= flatten(value, separator, f"{name}{separator}")
+        else:
+            flat[name] = value
     return flat
+
+
+def put(tree: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Sets an entry of nested dicts, made where they are not there."""
+    *parents, last = names
+    for name in parents:
+        tree = tree.setdefault(name, {})
+    tree[last] = value
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], absent: Any = None
+) -> list[tuple[str, Any, Any]]:
+    """(Name, value there, value now) of each entry of two flat mappings that differs, by name.
+
+    Args:
+      old: as it was.
+      new: as it is now.
+      absent: stands for a value that there is not.
+    """
+    return [
+        (name, old.get(name, absent), new.get(name, absent))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, absent) != new.get(name, absent)
+    ]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -279,9 +314,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     Returns:
       Lines such as "config.seed: 0 there, 1 now", sorted by name.
     """
-    before, now = flatten(old), flatten(new)
     return [
-        f"{prefix}{name}: {before.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        f"{prefix}{name}: {before!r} there, {now!r} now"
+        for name, before, now in changes(flatten(old), flatten(new))
     ]

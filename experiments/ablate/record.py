@@ -20,7 +20,7 @@ import numpy as np
 from ablate.grid import Cell, Grid
 from wlsrl_jax.config.fields import completed
 from wlsrl_jax.evaluate.predictions import read_predictions
-from wlsrl_jax.files import flatten, read_json, write_json, write_whole
+from wlsrl_jax.files import differences, flatten, read_json, write_json, write_whole
 from wlsrl_jax.runs.workdir import FREE_FIELDS, bound_fields
 from wlsrl_jax.tasks import Task
 
@@ -176,12 +176,7 @@ def check_record(directory: Path, name: str, config: Mapping[str, Any]) -> None:
     path = json_path(directory, name)
     # Through "modality" it knows which fields there are; see defaults.completed.
     old = bound_fields(flatten(completed(read_json(path)["config"])))
-    new = bound_fields(flatten(config))
-    differs = [
-        f"  config.{field}: {old.get(field)!r} there, {new.get(field)!r} now"
-        for field in sorted(old.keys() | new.keys())
-        if old.get(field) != new.get(field)
-    ]
+    differs = differences(old, bound_fields(flatten(config)), "  config.")
     if differs:
         raise ValueError(
             f"{path} was made with another definition of this cell:\n"

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.bit_flips import flip_packed, flip_run
 from tests.tiny import StopAfter, assert_same_run, run, tiny_config
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, flatten
 from wlsrl_jax.runs import digest, packed
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.stop import PreemptedError
@@ -144,7 +144,7 @@ def packed_copy(finished, tmp_path):
 def repack(folder, change=lambda variables: None, **arrays):
     """As somebody who can compute a digest would."""
     variables = load_trained(folder).variables
-    flat = {f"{k}": np.array(v) for k, v in packed._leaves(variables).items()} | arrays
+    flat = {f"{k}": np.array(v) for k, v in flatten(variables, "/").items()} | arrays
     change(flat)
     np.savez(folder / packed.WEIGHTS, **flat)
     packed.write_mark(folder, "")

@@ -15,7 +15,7 @@ import numpy as np
 import wlsrl_jax
 from wlsrl_jax.evaluate.comparison import compare
 from wlsrl_jax.evaluate.telling import Tell, silent
-from wlsrl_jax.files import Mistake, write_whole
+from wlsrl_jax.files import Mistake, changes, write_whole
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
@@ -180,17 +180,12 @@ def comparisons(
             shown = [r for r in rows if number(r["low"]) != "–"]
             plot = plots.differences(task.name, shown, first.name, other.name) if shown else ""
             tasks.append({"task": task.name, "rows": rows, "plot": plot, **result})
-        differs = [
-            (key, first.fields.get(key), other.fields.get(key))
-            for key in sorted(first.fields.keys() | other.fields.keys())
-            if first.fields.get(key) != other.fields.get(key)
-        ]
         found.append(
             {
                 "first": first.name,
                 "other": other.name,
                 "tasks": tasks,
-                "fields": differs,
+                "fields": changes(first.fields, other.fields),
                 "provenance": [_NO_DATA] if asked is None else [a.document() for a in asked],
             }
         )

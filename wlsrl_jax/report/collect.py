@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shlex
 from pathlib import Path
@@ -13,7 +12,7 @@ from wlsrl_jax.data.dataset import Dataset
 from wlsrl_jax.evaluate.predictions import Predictions, read_predictions
 from wlsrl_jax.evaluate.statistics import NAME, write_statistics
 from wlsrl_jax.evaluate.telling import Tell, silent
-from wlsrl_jax.files import Mistake, flatten, read_json
+from wlsrl_jax.files import Mistake, flatten, json_lines, read_json
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_document
@@ -64,18 +63,6 @@ class RunFacts:
     def fields(self) -> dict[str, Any]:
         """The config, flat."""
         return flatten(self.trained.config.to_dict())
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue  # a line that a kill cut off
-    return lines
 
 
 def _predictions(run: TrainedRun) -> dict[str, Predictions]:
@@ -137,6 +124,7 @@ def collect(workdir: Path, data_dir: str = "", *, tell: Tell = silent) -> RunFac
         if name not in statistics and name not in tested
     ]:
         raise Mistake(f"{workdir / NAME} is damaged (it has no {lacking[0]}); restore it.")
+    log_path = workdir / "metrics.jsonl"
     return RunFacts(
         workdir.resolve().name,
         trained,
@@ -144,7 +132,7 @@ def collect(workdir: Path, data_dir: str = "", *, tell: Tell = silent) -> RunFac
         statistics,
         read_document(workdir / "environment.json"),
         predictions,
-        _read_lines(workdir / "metrics.jsonl"),
+        [line for _, line in json_lines(log_path)] if log_path.exists() else [],
         dataset,
         problem,
         _asked(trained, dataset, data_dir),

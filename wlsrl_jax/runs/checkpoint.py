@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wlsrl_jax.files import Mistake, read_json, write_json
+from wlsrl_jax.files import Mistake, changes, read_json, write_json
 from wlsrl_jax.runs import digest
 from wlsrl_jax.runtime import processes
 from wlsrl_jax.runtime.mesh import state_sharding
@@ -373,14 +373,13 @@ class _OtherModelError(Mistake):
 def _check_same_model(directory: Path, shapes: Any) -> None:
     """Raises ``_OtherModelError`` where names or shapes differ, else whatever reading raises."""
     with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-        found = reader.metadata(directory / "state").tree
-    there = {leaf_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(found)}
-    here = {leaf_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(shapes)}
-    differs = [
-        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} now"
-        for name in sorted(there.keys() | here.keys(), key=lambda n: (n[:7] != "params/", n))
-        if there.get(name) != here.get(name)
-    ]
+        saved = reader.metadata(directory / "state").tree
+    there, here = (
+        {leaf_name(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (saved, shapes)
+    )
+    found = sorted(changes(there, here, "absent"), key=lambda c: not c[0].startswith("params/"))
+    differs = [f"  {name}: {before} there, {now} now" for name, before, now in found]
     if differs:
         more = [f"  and {len(differs) - 10} more"] if len(differs) > 10 else []
         raise _OtherModelError(

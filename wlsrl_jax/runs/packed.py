@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from wlsrl_jax.files import Mistake, write_json
+from wlsrl_jax.files import Mistake, flatten, put, write_json
 from wlsrl_jax.runs.documents import LARGEST, read_document
 
 MARK, WEIGHTS, CARD = "packed.json", "weights.npz", "MODEL_CARD.md"
@@ -109,7 +109,7 @@ def to_bytes(variables: Mapping[str, Any]) -> bytes:
     Raises:
       Mistake: for an array that is not float32, naming it.
     """
-    arrays = dict(sorted(_flat(variables).items()))
+    arrays = {name: np.asarray(leaf) for name, leaf in sorted(flatten(variables, "/").items())}
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise Mistake(f"{name} is {array.dtype}; a packed run holds float32 only.")
@@ -133,7 +133,7 @@ def read_weights(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
       Mistake: if a file is missing, not what was packed, or of another model, naming it.
     """
     path = folder / WEIGHTS
-    wanted = {name: tuple(leaf.shape) for name, leaf in _leaves(shapes).items()}
+    wanted = {name: tuple(leaf.shape) for name, leaf in flatten(shapes, "/").items()}
     largest = sum(4 * math.prod(shape) + _PER_ARRAY for shape in wanted.values()) + _PER_ARRAY
     content = _read(folder, WEIGHTS, read_mark(folder)["files"][WEIGHTS], largest)
     try:
@@ -179,25 +179,9 @@ def _arrays(content: bytes, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, 
     return arrays
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _leaves(value, f"{name}/") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array) for name, array in _leaves(tree).items()}
-
-
 def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
     # A network without running statistics has no entry of them.
     tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name, array in flat.items():
-        *path, last = name.split("/")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = array
+        put(tree, name.split("/"), array)
     return tree

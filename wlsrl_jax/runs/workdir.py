@@ -18,6 +18,7 @@ from wlsrl_jax.files import (
     flatten,
     is_disk_full,
     plain,
+    put,
     read_json,
     write_json,
     write_whole,
@@ -149,10 +150,6 @@ def write_back(path: Path, config: Mapping[str, Any], fields: Sequence[str] = FR
         if _is_of(name, fields) and before.get(name) != value
     }
     for name, value in changed.items():
-        *parents, last = name.split(".")
-        node = saved
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
+        put(saved, name.split("."), value)
     if changed:
         write_json(path, saved)

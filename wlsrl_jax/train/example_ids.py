@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wlsrl_jax.files import keep_lines
+from wlsrl_jax.files import json_lines, keep_lines
 from wlsrl_jax.runtime import processes
 
 _PATTERN = "example_ids*.jsonl"
@@ -44,7 +44,6 @@ def read(workdir: Path) -> dict[int, list[str]]:
     """
     found: dict[int, list[str]] = {}
     for path in sorted(workdir.glob(_PATTERN)):
-        for text in path.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
+        for _, line in json_lines(path):
             found.setdefault(line["step"], []).extend(line["ids"])
     return dict(sorted(found.items()))
