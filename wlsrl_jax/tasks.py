@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -188,6 +189,26 @@ def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task
         label_map = tuple(MISSING if m is None else own.index(m) for m in mapped)
         tasks.append(Task(rule.name, own, label_map, rule.ordinal))
     return tuple(tasks)
+
+
+def tasks_document(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """Tasks as documents have them: name -> "classes", "label_map" and "ordinal", in order."""
+    return {
+        t.name: {"classes": t.classes, "label_map": t.label_map, "ordinal": t.ordinal}
+        for t in tasks
+    }
+
+
+def tasks_of(document: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
+    """The inverse of ``tasks_document``.
+
+    Raises:
+      ValueError: if a ``label_map`` names a class that its task does not have.
+    """
+    return tuple(
+        Task(name, tuple(found["classes"]), tuple(found["label_map"]), found["ordinal"])
+        for name, found in document.items()
+    )
 
 
 def task_labels(tasks: Sequence[Task], labels: np.ndarray) -> dict[str, np.ndarray]:

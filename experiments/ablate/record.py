@@ -22,7 +22,7 @@ from wlsrl_jax.config.fields import completed
 from wlsrl_jax.evaluate.predictions import read_predictions
 from wlsrl_jax.files import differences, flatten, read_json, write_json, write_whole
 from wlsrl_jax.runs.workdir import FREE_FIELDS, bound_fields
-from wlsrl_jax.tasks import Task
+from wlsrl_jax.tasks import Task, tasks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def write_record(
     """
     data, metrics = read_json(workdir / "data.json"), read_json(workdir / "metrics.json")
     environment = read_json(workdir / "environment.json")
-    tasks = _tasks(data["tasks"])
+    tasks = tasks_of(data["tasks"])
     test = read_predictions(workdir / "predictions.csv", tasks)["test"]
     ids = _hashed(data["dataset"], test.ids.tolist())
     order = np.argsort(ids, kind="stable")
@@ -152,7 +152,7 @@ def read_record(directory: Path, name: str) -> Record:
             f"{arrays_path} does not belong to {path.name}; restore both from the same commit, or "
             f"delete {path} to run the cell again."
         )
-    tasks = _tasks(document["tasks"])
+    tasks = tasks_of(document["tasks"])
     with np.load(io.BytesIO(content)) as arrays:
         return Record(
             name,
@@ -232,13 +232,6 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return kept(config, ())
-
-
-def _tasks(described: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
-    return tuple(
-        Task(name, tuple(d["classes"]), tuple(d["label_map"]), d["ordinal"])
-        for name, d in described.items()
-    )
 
 
 def _hashed(dataset: str, names: Sequence[str]) -> np.ndarray:

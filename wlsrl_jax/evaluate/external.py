@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.tasks import MISSING, MODALITIES, Task
+from wlsrl_jax.tasks import MISSING, MODALITIES, Task, tasks_of
 from wlsrl_jax.train import step as steps
 
 
@@ -85,13 +86,13 @@ def map_tasks(
     target = {c: wanted.get(class_key(c), known.get(class_key(own[c]), own[c])) for c in own}
     rules = {rule.name: rule.rule for rule in MODALITIES[saved["modality"]].tasks}
     tasks = []
-    for name, task in saved["tasks"].items():
+    for task in tasks_of(saved["tasks"]):
         mapped = []
         for theirs, mine in target.items():
-            is_ours = mine in ours
-            found = rules[name](*((mine, saved["normal"]) if is_ours else (theirs, dataset.normal)))
-            mapped.append(task["classes"].index(found) if found in task["classes"] else MISSING)
-        tasks.append(Task(name, tuple(task["classes"]), tuple(mapped), task["ordinal"]))
+            of = (mine, saved["normal"]) if mine in ours else (theirs, dataset.normal)
+            found = rules[task.name](*of)
+            mapped.append(task.classes.index(found) if found in task.classes else MISSING)
+        tasks.append(dataclasses.replace(task, label_map=tuple(mapped)))
     return tuple(tasks), [c for c in dataset.classes if target[c] not in ours]
 
 

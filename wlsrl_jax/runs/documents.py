@@ -12,7 +12,7 @@ from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.config.fields import OF_TASKS, completed
 from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs.identity import DERIVED
-from wlsrl_jax.tasks import MODALITIES, Task, make_tasks
+from wlsrl_jax.tasks import MODALITIES, Task, make_tasks, tasks_of
 
 LARGEST = 1 << 26
 """Bytes of a document, at most."""
@@ -168,8 +168,14 @@ def read_data(folder: Path, modality: str) -> tuple[dict[str, Any], tuple[Task, 
     steps = data.get("preprocess", [])
     need(isinstance(steps, list) and all(isinstance(s, str) for s in steps), "preprocess", "names")
     need(isinstance(data.get("tasks"), dict) and bool(data["tasks"]), "tasks", "an object")
-    tasks = tuple(_task(path, name, found, classes) for name, found in data["tasks"].items())
+    for name, found in data["tasks"].items():
+        if not _is_task(found, classes):
+            raise Mistake(
+                f"{path}: task {name} must have classes, a label_map with an entry for each class "
+                f"of the data, and ordinal. {_NEWER}"
+            )
     try:
+        tasks = tasks_of(data["tasks"])
         known = {t.name: t for t in make_tasks(modality, tuple(classes), data["normal"])}
     except ValueError as error:
         raise Mistake(f"{path}: {error} {_NEWER}") from None
@@ -193,8 +199,8 @@ def _names(found: Any) -> bool:
     )
 
 
-def _task(path: Path, name: str, found: Any, classes: list[str]) -> Task:
-    fits = (
+def _is_task(found: Any, classes: list[str]) -> bool:
+    return (
         isinstance(found, dict)
         and _names(found.get("classes"))
         and isinstance(found.get("label_map"), list)
@@ -202,12 +208,3 @@ def _task(path: Path, name: str, found: Any, classes: list[str]) -> Task:
         and all(type(k) is int for k in found["label_map"])
         and isinstance(found.get("ordinal"), bool)
     )
-    if not fits:
-        raise Mistake(
-            f"{path}: task {name} must have classes, a label_map with an entry for each class of "
-            f"the data, and ordinal. {_NEWER}"
-        )
-    try:
-        return Task(name, tuple(found["classes"]), tuple(found["label_map"]), found["ordinal"])
-    except ValueError as error:
-        raise Mistake(f"{path}: {error} {_NEWER}") from None

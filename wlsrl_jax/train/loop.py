@@ -34,7 +34,7 @@ from wlsrl_jax.runs.workdir import check_config, held, write_back
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
-from wlsrl_jax.tasks import PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE, tasks_document
 from wlsrl_jax.train import example_ids
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.log import RunLog
@@ -176,10 +176,6 @@ def _describe_run(run: Run, workdir: Path, source: _Source | None) -> None:
 
 def _describe_data(run: Run) -> dict[str, Any]:
     """The content of ``data.json``."""
-    tasks = {
-        t.name: {"classes": t.classes, "label_map": t.label_map, "ordinal": t.ordinal}
-        for t in run.tasks
-    }
     return {
         "dataset": run.dataset.name,
         "modality": run.dataset.modality,
@@ -190,7 +186,7 @@ def _describe_data(run: Run) -> dict[str, Any]:
         "prepared_size": run.dataset.prepared_size,
         "preprocess": run.dataset.preprocess,
         "pixel_bits": run.dataset.pixel_bits,
-        "tasks": tasks,
+        "tasks": tasks_document(run.tasks),
         "class_weights": run.class_weights,
         "seen_in_epoch": run.seen_in_epoch,
         "examples": {name: len(source) for name, source in run.dataset.splits.items()},
