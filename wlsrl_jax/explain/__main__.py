@@ -31,9 +31,8 @@ from wlsrl_jax.explain.overlay import enlarged_overlay, upscale
 from wlsrl_jax.files import Mistake, some, write_json, writing
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
-from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
-from wlsrl_jax.runs.open_data import open_dataset, split_of
-from wlsrl_jax.runs.shipped import DEFAULT
+from wlsrl_jax.runs.open import TrainedRun, add_workdir, open_run
+from wlsrl_jax.runs.open_data import add_data_dir, open_dataset, split_of
 from wlsrl_jax.tasks import PHANTOM_NOTE
 
 BATCH = 8
@@ -250,9 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images", nargs="*", type=cli.path_text, help="files, folders, patterns, CSVs"
     )
-    parser.add_argument(
-        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
-    )
+    add_workdir(parser)
     parser.add_argument(
         "--output", type=cli.output_folder, required=True, help="folder for the overlays"
     )
@@ -260,7 +257,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--split", choices=["train", "validation", "test"], help="of the run's data"
     )
     parser.add_argument("--limit", type=cli.number(1), default=20, help="images of the split")
-    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    add_data_dir(parser)
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
     add_flag(parser)
@@ -274,9 +271,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise Mistake("give either image files or --split.")
     if not 0.0 <= args.alpha <= 1.0:
         raise Mistake(f"--alpha={args.alpha} must be in 0..1.")
-    run = load_trained(args.workdir)
-    if line := introduction(run):
-        print(line, file=sys.stderr, flush=True)
+    run = open_run(args.workdir)
     asked: list[provenance.Overlap] = []
     if args.split:
         named, found = _from_split(run, args)

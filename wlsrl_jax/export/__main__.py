@@ -33,7 +33,7 @@ from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import InputSpec, input_spec
-from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
+from wlsrl_jax.runs.open import TrainedRun, add_workdir, load_trained, untrained_note
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 from wlsrl_jax.train.setup import build_network
 from wlsrl_jax.train.step import make_predict_step
@@ -182,9 +182,7 @@ def export_run(
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(prog="python -m wlsrl_jax.export", description="A model as one file.")
-    parser.add_argument(
-        "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
-    )
+    add_workdir(parser, required=True)
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder to write")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--overwrite", action="store_true", help="replace another model there")

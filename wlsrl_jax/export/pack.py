@@ -24,6 +24,7 @@ from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs import packed, provenance
+from wlsrl_jax.runs.open_data import add_data_dir
 
 _LOCAL_FLAGS = ("workdir", "config.data.data_dir")
 _PATH = re.compile(r"(?<![\w.:/<])(?:/|~/|[A-Za-z]:[\\/])[\w.~-]+[\\/]\S*|^/\S+")
@@ -194,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--without_training_hashes", action="store_true",
         help=f"leave out {provenance.NAME}: then nobody can verify that images are new to it",
     )  # fmt: skip
-    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    add_data_dir(parser)
     parser.add_argument("--note", default="", help="a sentence that is told where it is used")
     return parser
 

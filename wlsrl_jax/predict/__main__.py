@@ -50,8 +50,7 @@ from wlsrl_jax.runs.input import (
     input_spec,
     read_input,
 )
-from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
-from wlsrl_jax.runs.shipped import DEFAULT
+from wlsrl_jax.runs.open import TrainedRun, add_workdir, open_run
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 from wlsrl_jax.runtime.threads import ordered_map
 from wlsrl_jax.tasks import PHANTOM_NOTE
@@ -212,9 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="files, folders, patterns, CSVs",
     )
-    parser.add_argument(
-        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
-    )
+    add_workdir(parser)
     parser.add_argument(
         "--output", type=cli.output_file, help="FILE.csv or FILE.parquet; default: printed"
     )
@@ -253,9 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(args: argparse.Namespace, output: Path) -> int:
-    run = load_trained(args.workdir)
-    if line := introduction(run):
-        print(line, file=sys.stderr, flush=True)
+    run = open_run(args.workdir)
     listed = find_images(args.paths)
     console = make_console(stderr=True)
     for reason, count in listed.passed_over.items():

@@ -18,7 +18,6 @@ import importlib
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +44,7 @@ from wlsrl_jax.runs.input import (
     input_spec,
     read_input,
 )
-from wlsrl_jax.runs.open import TrainedRun, introduction, load_trained
-from wlsrl_jax.runs.shipped import DEFAULT
+from wlsrl_jax.runs.open import TrainedRun, add_workdir, introduction, open_run
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
@@ -289,9 +287,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m wlsrl_jax.predict.demo",
         description=f"A page in the browser that grades an image. {DISCLAIMER}",
     )
-    parser.add_argument(
-        "--workdir", type=cli.path, default=DEFAULT, help="of a finished run; default: %(default)s"
-    )
+    add_workdir(parser)
     parser.add_argument("--port", type=cli.number(1, 65535), default=7860)
     add_flag(parser)
     add_quality_flag(parser)
@@ -304,9 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse_flag(args.pixel_bits)  # a mistake in it is told now
     import_gradio()
     check_port(args.port)
-    run = load_trained(args.workdir)
-    if line := introduction(run):
-        print(line, file=sys.stderr, flush=True)
+    run = open_run(args.workdir)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is emptied
     with tempfile.TemporaryDirectory(prefix="wlsrl_jax_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

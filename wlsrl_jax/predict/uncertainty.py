@@ -29,8 +29,8 @@ from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.runs import provenance
-from wlsrl_jax.runs.open import TrainedRun, load_trained
-from wlsrl_jax.runs.open_data import open_dataset, split_of
+from wlsrl_jax.runs.open import TrainedRun, add_workdir, load_trained
+from wlsrl_jax.runs.open_data import add_data_dir, open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
 from wlsrl_jax.tasks import PHANTOM_NOTE, task_labels
 from wlsrl_jax.train.step import make_predict_step
@@ -231,9 +231,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m wlsrl_jax.predict.uncertainty",
         description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
     )
-    parser.add_argument(
-        "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
-    )
+    add_workdir(parser, required=True)
     parser.add_argument("--method", choices=METHODS, default="single")
     parser.add_argument(
         "--ensemble", type=cli.path_list, default=(), help="RUN2,RUN3: the other workdirs"
@@ -243,7 +241,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=cli.number(0, 2**32 - 1), default=0, help="of tta and dropout"
     )
-    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    add_data_dir(parser)
     return parser
 
 

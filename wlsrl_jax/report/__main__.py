@@ -11,6 +11,7 @@ from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.report.build import write_report
+from wlsrl_jax.runs.open_data import add_data_dir
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="most confident mistakes of each task; 0: none",
     )
     parser.add_argument("--show_ids", action="store_true", help="print the ids of the images shown")
-    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    add_data_dir(parser)
     return parser
 
 

@@ -22,6 +22,7 @@ from wlsrl_jax.html.page import templates
 from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
 from wlsrl_jax.runs.input import input_spec
+from wlsrl_jax.runs.open_data import add_data_dir
 from wlsrl_jax.runs.packed import CARD as NAME
 from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
 from wlsrl_jax.runs.provenance import NAME as TRAINED_ON
@@ -83,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("workdir", type=cli.path, metavar="WORKDIR")
     parser.add_argument("--output", type=cli.output_file, help=f"default: {NAME} in the workdir")
-    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
+    add_data_dir(parser)
     return parser
 
 

@@ -6,7 +6,9 @@ compared with each other before anything is computed.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wlsrl_jax import cli
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import Network
 from wlsrl_jax.runs import checkpoint, packed
@@ -70,6 +73,31 @@ class TrainedRun:
             return {name: found[name] for name in trained}
 
         return predict
+
+
+def add_workdir(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Adds ``--workdir`` to a command that reads a run; not required, it is the shipped model."""
+    if required:
+        parser.add_argument(
+            "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
+        )
+    else:
+        parser.add_argument(
+            "--workdir", type=cli.path, default=pretrained.DEFAULT,
+            help="of a finished run; default: %(default)s",
+        )  # fmt: skip
+
+
+def open_run(workdir: Path) -> TrainedRun:
+    """Opens a run and says on standard error what it is, where that is not plain.
+
+    Raises:
+      Mistake: see ``load_trained``.
+    """
+    run = load_trained(workdir)
+    if line := introduction(run):
+        print(line, file=sys.stderr, flush=True)
+    return run
 
 
 def load_trained(workdir: Path) -> TrainedRun:
