@@ -13,12 +13,15 @@ from wlsrl_jax.tasks import MODALITIES
 _TEXTS = ("id", "group", "class", "split", "sha256")
 
 
-def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
+def parse_manifest(
+    content: bytes, name: str, *, remedy: str = "prepare it again with --overwrite"
+) -> dict[str, Any]:
     """Reads the content of ``manifest.json``.
 
     Args:
       content: of the file.
       name: of the file, for messages.
+      remedy: what to do where it is damaged.
 
     Returns:
       The manifest; every image has an id of its own, a known class and split, as many folds as the
@@ -33,7 +36,7 @@ def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
-        raise Mistake(f"{name} is damaged ({problem}); prepare it again with --overwrite.")
+        raise Mistake(f"{name} is damaged ({problem}); {remedy}.")
     for image in manifest["images"]:
         image.setdefault("attributes", {})
     return manifest

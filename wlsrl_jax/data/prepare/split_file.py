@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.prepare.manifest import parse_manifest
 from wlsrl_jax.data.published import layout
 from wlsrl_jax.data.text.matching import both_sides, join_names
 from wlsrl_jax.data.text.tables import csv_text, original_cell, read_cells
@@ -86,20 +86,9 @@ def read_split_file(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _from_manifest(path: Path) -> dict[str, tuple[str, ...]]:
-    try:
-        images = json.loads(path.read_text(encoding="utf-8"))["images"]
-        found = {i["id"]: (i["split"], *i.get("folds", ())) for i in images}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Mistake(f"--split_file={path} is not a manifest ({error!r}).") from None
-    odd = [
-        n
-        for n, where in found.items()
-        if not isinstance(n, str) or any(w not in SPLITS for w in where)
-    ]
-    if odd or len(found) < len(images):
-        what = f"image {odd[0]!r} has no id or split" if odd else "an id stands twice"
-        raise Mistake(f"--split_file={path} is not a manifest ({what}).")
-    return found
+    remedy = "give the manifest.json of a preparation, or a CSV file"
+    manifest = parse_manifest(path.read_bytes(), f"--split_file={path}", remedy=remedy)
+    return {i["id"]: (i["split"], *i.get("folds", ())) for i in manifest["images"]}
 
 
 def follow(
