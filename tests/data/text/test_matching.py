@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wlsrl_jax.data.text.matching import join_names
+from wlsrl_jax.data.text.names import IMAGE_SUFFIXES
 
 FILES = [f"img{k:03d}.png" for k in range(12)]
 FORMS = {
@@ -31,6 +32,12 @@ def test_one_change_of_all_names(form):
     assert dict(joined.found) == dict(zip(wanted, FILES, strict=True))
     (text,) = joined.sentences("rows of t.csv")
     assert text.startswith("12 rows of t.csv are joined") and wanted[0] in text
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_of_an_image_is_one(suffix):
+    names = [f"1.5{suffix}", f"b{suffix.upper()}"]
+    assert len(join_names(names, ["1.5", "b"], names, ["1.5", "b"]).found) == 2
 
 
 def test_composed_and_decomposed_names():

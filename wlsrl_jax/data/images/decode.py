@@ -14,10 +14,9 @@ from wlsrl_jax.data.images import foreign, read_image
 from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError, bad_images, check_bytes
 from wlsrl_jax.data.images.pixels import apply_steps, crop_field, resize
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
+from wlsrl_jax.data.text.names import IMAGE_SUFFIXES
 from wlsrl_jax.tasks import MODALITIES
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif",
-            ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm", ".dicom")  # fmt: skip
 DICOM_MARK = b"DICM"  # after a preamble of 128 bytes
 
 
@@ -171,5 +170,5 @@ def presize(
 
 def is_image_name(path: Path) -> bool:
     """Whether a file name says that it is an image, readable here or not; hidden files are not."""
-    known = path.suffix.lower() in SUFFIXES + foreign.SUFFIXES
+    known = path.suffix.lower() in IMAGE_SUFFIXES + foreign.SUFFIXES
     return known and not path.name.startswith(".")

@@ -13,9 +13,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from wlsrl_jax.data.text.names import folded, number_key, shown
+from wlsrl_jax.data.text.names import IMAGE_SUFFIXES, folded, number_key, shown
 
-_SUFFIX = re.compile(r"\.(?:jpe?g|jfif|png|tiff?|bmp|gif|webp|jp2|dcm|dicom)$")
 _KEPT = 2**18  # normal forms, for each is asked for several times
 Key = Callable[[str], str]
 
@@ -49,7 +48,8 @@ def _path(name: str) -> str:
 
 @functools.lru_cache(_KEPT)
 def _no_suffix(name: str) -> str:
-    return _SUFFIX.sub("", _path(name)).strip()
+    path = _path(name)
+    return (path.rpartition(".")[0] if path.endswith(IMAGE_SUFFIXES) else path).strip()
 
 
 @functools.lru_cache(_KEPT)

@@ -19,6 +19,10 @@ _MISSING = frozenset(
 _NO_PATIENT = frozenset("unknown unk ? ?? anonymous anonymized anonymised anon".split())
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _QUOTE = '"'
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp",
+                  ".gif", ".jp2", ".j2k", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".dcm",
+                  ".dicom")  # fmt: skip
+"""Of the image files that are read (``data/images/``), in lower case."""
 UNWRITABLE = "its name cannot be written into a table; rename it"
 """Why a file is not used whose name has a line break, another control character, or no UTF-8."""
 
