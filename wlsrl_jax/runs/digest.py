@@ -11,13 +11,15 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from wlsrl_jax.files import write_json
 
 NAME = "digest.json"
+Files = Mapping[str, tuple[int, int]]
+"""What ``read`` gives."""
+
 _BLOCK = 1 << 20  # bytes read at a time
 _LARGEST = 1 << 26  # bytes of digest.json itself
 
@@ -47,20 +49,17 @@ def check(folder: Path, parts: Sequence[str]) -> None:
     Raises:
       DigestError: naming the file that differs.
     """
-    check_names(folder, parts)
-    check_contents(folder)
+    wanted = read(folder)
+    check_names(folder, parts, wanted)
+    check_contents(folder, wanted)
 
 
-def check_names(folder: Path, parts: Sequence[str]) -> int:
+def check_names(folder: Path, parts: Sequence[str], wanted: Files) -> None:
     """The quick part of ``check``: names, kinds and sizes of the files.
-
-    Returns:
-      Bytes of all files together.
 
     Raises:
       DigestError: naming the file that differs.
     """
-    wanted = _read(folder)
     there = dict(_files(folder, parts))
     if lacking := sorted(wanted.keys() - there.keys()):
         raise DigestError(f"{lacking[0]} is missing")
@@ -69,27 +68,31 @@ def check_names(folder: Path, parts: Sequence[str]) -> int:
     for name, size in there.items():
         if wanted[name][0] != size:
             raise DigestError(f"{name} has {size} bytes instead of {wanted[name][0]}")
-    return sum(there.values())
 
 
-def check_contents(folder: Path) -> None:
+def check_contents(folder: Path, wanted: Files) -> None:
     """The other part of ``check``: what is in the files, once their names are known to be right.
 
     Raises:
       DigestError: naming the file that differs.
     """
-    for name, (size, crc) in _read(folder).items():
+    for name, (size, crc) in wanted.items():
         if crc != _crc32(folder / name, size):
             raise DigestError(f"{name} is damaged: its CRC-32 is not the one in {NAME}")
 
 
-def _read(folder: Path) -> dict[str, list[Any]]:
+def read(folder: Path) -> dict[str, tuple[int, int]]:
+    """Reads the digest of a folder: name of a file -> (size, CRC-32).
+
+    Raises:
+      DigestError: if it is missing or damaged.
+    """
     path = folder / NAME
     try:
         if path.stat().st_size > _LARGEST:
             raise DigestError(f"{NAME} is too large")
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {str(name): [int(size), int(crc)] for name, (size, crc) in files.items()}
+        return {str(name): (int(size), int(crc)) for name, (size, crc) in files.items()}
     except FileNotFoundError:
         raise DigestError(f"it has no {NAME}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

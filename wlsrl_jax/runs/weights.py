@@ -55,14 +55,16 @@ def read_weights(
     }
     size = 4 * sum(math.prod(leaf.shape) for leaf in expected.values())
     with _reading(directory), ThreadPoolExecutor(1) as beside:
-        total = digest.check_names(directory, PARTS)
+        files = digest.read(directory)
+        digest.check_names(directory, PARTS, files)
+        total = sum(size for size, _ in files.values())
         if total > _STATES * size + _OVERHEAD:
             raise digest.DigestError(f"its files have {total} bytes, too many for the model")
         if size > _COMPRESSION * total + _OVERHEAD:
             raise digest.DigestError(f"its {total} bytes cannot hold the {size} of the model")
         # Beside the reading it takes no time where there is a second core; nothing is given out
         # before both are done.
-        contents = beside.submit(digest.check_contents, directory)
+        contents = beside.submit(digest.check_contents, directory, files)
         try:
             found = _read(directory, shapes, expected, config, data)
         finally:

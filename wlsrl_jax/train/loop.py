@@ -16,7 +16,7 @@ import numpy as np
 
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data import batches as pipeline
-from wlsrl_jax.data.dataset import class_table, is_same_data, load_dataset
+from wlsrl_jax.data.dataset import is_same_data, load_dataset
 from wlsrl_jax.evaluate.predict_split import predict_split
 from wlsrl_jax.evaluate.predictions import evaluate_predictions, write_predictions
 from wlsrl_jax.evaluate.statistics import write_statistics
@@ -34,7 +34,7 @@ from wlsrl_jax.runs.workdir import check_config, held, write_back
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
-from wlsrl_jax.tasks import PHANTOM_NOTE, tasks_document
+from wlsrl_jax.tasks import PHANTOM_NOTE
 from wlsrl_jax.train import example_ids
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.log import RunLog
@@ -73,9 +73,9 @@ def train(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
     results = workdir / "metrics.json"
     with processes.agreed():
         if (workdir / "config.json").exists():
-            check_config(workdir / "config.json", json.loads(config.to_json()))
+            check_config(workdir / "config.json", config.to_dict())
     if jax.process_count() > 1:
-        own = {"config": json.loads(config.to_json()), "commit": environment.git_commit()}
+        own = {"config": config.to_dict(), "commit": environment.git_commit()}
         processes.check_same(own)
     if processes.from_primary(results.exists()):
         document = processes.from_primary(read_json(results) if processes.is_primary() else None)
@@ -110,7 +110,7 @@ def _follow_data(config: Any, workdir: Path) -> None:
     if not config.data.data_dir or config.data.data_dir == own or config.data.dataset == "phantom":
         return
     if is_same_data(read_json(workdir / "data.json"), load_dataset(config.data, config.modality)):
-        write_back(workdir / "config.json", json.loads(config.to_json()), ("data.data_dir",))
+        write_back(workdir / "config.json", config.to_dict(), ("data.data_dir",))
         processes.say(f"config.json: the data are now looked for in {config.data.data_dir}")
     else:
         log.warning(
@@ -168,32 +168,11 @@ def _describe_run(run: Run, workdir: Path, source: _Source | None) -> None:
         provenance.write(workdir, own)
     if not (workdir / "config.json").exists():
         write_json(workdir / "environment.json", environment.describe())
-        write_json(workdir / "config.json", json.loads(run.config.to_json()))  # last: the mark
+        ordered = json.loads(run.config.to_json())  # to_dict sorts the fields
+        write_json(workdir / "config.json", ordered)  # last: the mark
     else:
-        write_back(workdir / "config.json", json.loads(run.config.to_json()))
-    write_json(workdir / "data.json", _describe_data(run))
-
-
-def _describe_data(run: Run) -> dict[str, Any]:
-    """The content of ``data.json``."""
-    return {
-        "dataset": run.dataset.name,
-        "modality": run.dataset.modality,
-        "phantom": run.dataset.is_phantom,
-        "fingerprint": run.dataset.fingerprint,
-        "classes": run.dataset.classes,
-        "normal": run.dataset.normal,
-        "prepared_size": run.dataset.prepared_size,
-        "preprocess": run.dataset.preprocess,
-        "pixel_bits": run.dataset.pixel_bits,
-        "tasks": tasks_document(run.tasks),
-        "class_weights": run.class_weights,
-        "seen_in_epoch": run.seen_in_epoch,
-        "examples": {name: len(source) for name, source in run.dataset.splits.items()},
-        "class_table": class_table(run.dataset),
-        "has_patient_ids": run.dataset.has_patient_ids,
-        "audit": run.dataset.audit,
-    }
+        write_back(workdir / "config.json", run.config.to_dict())
+    write_json(workdir / "data.json", run.description)
 
 
 def _restored(
@@ -201,12 +180,8 @@ def _restored(
 ) -> checkpoint.Restored | None:
     """A checkpoint that was read, once it is known to be of this run."""
     if found is not None:
-        check_identity(
-            found.identity,
-            json.loads(run.config.to_json()),
-            _describe_data(run),
-            f"{manager.directory}/{found.step}",
-        )
+        where = f"{manager.directory}/{found.step}"
+        check_identity(found.identity, run.config.to_dict(), run.description, where)
     return found
 
 
@@ -246,7 +221,7 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: _Source | None) -
     restored = _restored(
         manager, run, checkpoint.restore_latest(manager, shapes, mesh, last=run.total_steps)
     )
-    own = identity(json.loads(config.to_json()), _describe_data(run))
+    own = identity(config.to_dict(), run.description)
 
     def save(state: steps.TrainState, history: checkpoint.History) -> None:
         checkpoint.save(manager, state, history, keep=config.checkpoint.keep, identity=own)

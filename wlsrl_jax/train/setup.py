@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import optax
 
 from wlsrl_jax.data.augment import Augmentation
-from wlsrl_jax.data.dataset import Dataset, load_dataset
+from wlsrl_jax.data.dataset import Dataset, class_table, load_dataset
 from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.sampling import epoch_labels
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import LOSSES, Loss, make_loss
 from wlsrl_jax.models.by_name import Network, make_network
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
-from wlsrl_jax.tasks import MODALITIES, Task, class_counts, make_tasks
+from wlsrl_jax.tasks import MODALITIES, Task, class_counts, make_tasks, tasks_document
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.class_weights import class_weights
 from wlsrl_jax.train.optimizer import learning_rate_schedule, make_optimizer
@@ -88,6 +88,28 @@ class Run:
         """Class -> how often an epoch of training shows it."""
         labels = epoch_labels(self.dataset.splits["train"].labels(), self.config.data.sampling)
         return {name: int((labels == k).sum()) for k, name in enumerate(self.dataset.classes)}
+
+    @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """The content of ``data.json``."""
+        return {
+            "dataset": self.dataset.name,
+            "modality": self.dataset.modality,
+            "phantom": self.dataset.is_phantom,
+            "fingerprint": self.dataset.fingerprint,
+            "classes": self.dataset.classes,
+            "normal": self.dataset.normal,
+            "prepared_size": self.dataset.prepared_size,
+            "preprocess": self.dataset.preprocess,
+            "pixel_bits": self.dataset.pixel_bits,
+            "tasks": tasks_document(self.tasks),
+            "class_weights": self.class_weights,
+            "seen_in_epoch": self.seen_in_epoch,
+            "examples": {name: len(source) for name, source in self.dataset.splits.items()},
+            "class_table": class_table(self.dataset),
+            "has_patient_ids": self.dataset.has_patient_ids,
+            "audit": self.dataset.audit,
+        }
 
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""
