@@ -288,7 +288,14 @@ def test_a_run_without_a_record_is_known_by_its_data(data, fold, tmp_path):
     assert again.patients and not again.unverified
 
 
-READS_A_RUN = {"load_trained", "read_weights", "collect", "read_predictions", "read_record"}
+READS_A_RUN = {
+    "load_trained",
+    "open_run",
+    "read_weights",
+    "collect",
+    "read_predictions",
+    "read_record",
+}
 ONE_RUN_ALONE = {
     "predict/__main__.py": "a run and image files, no set",
     "predict/demo.py": "a run and one image",

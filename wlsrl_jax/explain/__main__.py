@@ -128,12 +128,8 @@ def _from_split(
     for index in range(min(args.limit, len(source))):
         example = source[index]
         found.append((example["id"], resize(example["image"], height, width)))
-    asked = provenance.overlap(
-        provenance.trained_on(run.workdir, args.data_dir),
-        provenance.tested_on(dataset, args.split, [name for name, _ in found]),
-        chosen_counts=args.split == "test",
-    )
-    return found, asked
+    seen = provenance.trained_on(run.workdir, args.data_dir or "")
+    return found, provenance.ask(seen, dataset, args.split, [name for name, _ in found])
 
 
 def _write(path: Path, image: np.ndarray) -> None:

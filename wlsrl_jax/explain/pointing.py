@@ -216,9 +216,7 @@ def _main(argv: Sequence[str] | None) -> None:
         )
     dataset = open_dataset(run)
     source = split_of(dataset, args.split)
-    asked = provenance.overlap(
-        provenance.trained_on(run.workdir), provenance.tested_on(dataset, args.split)
-    )
+    asked = provenance.ask(provenance.trained_on(run.workdir), dataset, args.split)
     document = pointing_game(
         run, source, limit=args.limit, tolerance=args.tolerance, method=args.method
     )

@@ -70,7 +70,7 @@ def pack(
         for name, document in documents.items():
             write_json(folder / name, document)
         if training_hashes:
-            seen = provenance.trained_on(run.trained.workdir, data_dir)
+            seen = run.seen()
             if seen.name not in seen.unverified:  # else there is nothing to say
                 asked = provenance.asked_at_start(run.trained.workdir)
                 write_json(folder / provenance.NAME, provenance.content(seen, asked))

@@ -139,12 +139,8 @@ def ask_members(
       Mistake: if another member than the first was trained on an image that is tested, or on
         other data.
     """
-    tested = provenance.tested_on(dataset, split)
     found = [
-        provenance.overlap(
-            provenance.trained_on(run.workdir, data_dir), tested, chosen_counts=split == "test"
-        )
-        for run in runs
+        provenance.ask(provenance.trained_on(run.workdir, data_dir), dataset, split) for run in runs
     ]
     for run, seen in zip(runs[1:], found[1:], strict=True):
         if seen.leak:

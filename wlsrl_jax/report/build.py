@@ -117,32 +117,23 @@ def results(run: RunFacts, *, with_plots: bool = True, tell: Tell = silent) -> l
     return rows
 
 
-def _ask(
-    runs: Sequence[RunFacts], ids: Iterable[str], data_dir: str
-) -> list[provenance.Overlap] | None:
+def _ask(runs: Sequence[RunFacts], ids: Iterable[str]) -> list[provenance.Overlap] | None:
     """Asks of each run whether it trained on images that they are compared on; None: no data."""
     dataset = next((run.dataset for run in runs if run.dataset is not None), None)
     if dataset is None:
         return None
-    tested = provenance.tested_on(dataset, "test", ids)
-    return [
-        provenance.overlap(provenance.trained_on(run.trained.workdir, data_dir), tested)
-        for run in runs
-    ]
+    return [provenance.ask(run.seen(), dataset, "test", ids) for run in runs]
 
 
 def _told_of(tell: Tell, what: str, text: str) -> None:
     tell(f"{what}: {text}")
 
 
-def comparisons(
-    runs: Sequence[RunFacts], data_dir: str = "", *, tell: Tell = silent
-) -> list[dict[str, Any]]:
+def comparisons(runs: Sequence[RunFacts], *, tell: Tell = silent) -> list[dict[str, Any]]:
     """Every later run against the first one, on test.
 
     Args:
       runs: of one data set.
-      data_dir: of prepared data, if they have moved.
       tell: is told how far it is.
 
     Returns:
@@ -159,7 +150,7 @@ def comparisons(
         same = other.trained.data["fingerprint"] == first.trained.data["fingerprint"]
         ids = set(first.predictions["test"].ids.tolist())
         both = ids & set(other.predictions["test"].ids.tolist()) if same else ids
-        asked = _ask((first, other), both, data_dir)
+        asked = _ask((first, other), both)
         if not same:
             leaks = [a.text for a in asked or () if a.leak]
             said = f"{first.name} and {other.name} were not trained on the same data."
@@ -254,7 +245,7 @@ def build(
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise Mistake(f"two workdirs have the same name: {', '.join(sorted(names))}.")
-    compared = comparisons(runs, data_dir, tell=tell)
+    compared = comparisons(runs, tell=tell)
     told = [f"{run.name}: {left_out(run)} {run.problem}" for run in runs if run.problem]
     asked = [found for run in runs for found in run.provenance]
     asked += [found for c in compared for found in c["provenance"]]

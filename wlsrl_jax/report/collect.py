@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from wlsrl_jax.runs.documents import read_document
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset
 from wlsrl_jax.runs.packed import is_packed
+from wlsrl_jax.runs.provenance import TrainedOn
 
 _PARTS = ("splits", "calibration", "reliability", "operating_points", "curves", "agreement")
 
@@ -40,6 +43,7 @@ class RunFacts:
       dataset: its data, or None where they are not here any more.
       problem: why there are no data.
       provenance: whether what was tested was trained on, a document each time it was asked.
+      seen: reads what its weights have seen, once.
     """
 
     name: str
@@ -52,6 +56,7 @@ class RunFacts:
     dataset: Dataset | None
     problem: str
     provenance: list[dict[str, Any]]
+    seen: Callable[[], TrainedOn]
 
     @property
     def command(self) -> str:
@@ -74,12 +79,13 @@ def _predictions(run: TrainedRun) -> dict[str, Predictions]:
     return found
 
 
-def _asked(run: TrainedRun, dataset: Dataset | None, data_dir: str) -> list[dict[str, Any]]:
+def _asked(
+    run: TrainedRun, dataset: Dataset | None, seen: Callable[[], TrainedOn]
+) -> list[dict[str, Any]]:
     """What the run's own test split, start and later evaluations say of what it trained on."""
     found = []
     if dataset is not None and not dataset.is_phantom:
-        seen = provenance.trained_on(run.workdir, data_dir)
-        found.append(provenance.overlap(seen, provenance.tested_on(dataset, "test")).document())
+        found.append(provenance.ask(seen(), dataset, "test").document())
     documents = [run.workdir / "metrics.json"]
     documents += sorted(run.workdir.glob("evaluation-*/metrics.json"))
     documents += sorted(run.workdir.glob("uncertainty-*/referral.json"))
@@ -125,6 +131,7 @@ def collect(workdir: Path, data_dir: str = "", *, tell: Tell = silent) -> RunFac
     ]:
         raise Mistake(f"{workdir / NAME} is damaged (it has no {lacking[0]}); restore it.")
     log_path = workdir / "metrics.jsonl"
+    seen = functools.cache(functools.partial(provenance.trained_on, workdir, data_dir))
     return RunFacts(
         workdir.resolve().name,
         trained,
@@ -135,5 +142,6 @@ def collect(workdir: Path, data_dir: str = "", *, tell: Tell = silent) -> RunFac
         [line for _, line in json_lines(log_path)] if log_path.exists() else [],
         dataset,
         problem,
-        _asked(trained, dataset, data_dir),
+        _asked(trained, dataset, seen),
+        seen,
     )

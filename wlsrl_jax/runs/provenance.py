@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from wlsrl_jax.config.fields import completed
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.runs import shipped
+from wlsrl_jax.runs.documents import read_config, read_data
 from wlsrl_jax.runs.packed import TRAINED_ON
 from wlsrl_jax.tasks import MODALITIES
 
@@ -291,6 +290,23 @@ def _looks_of(dataset: Dataset, ids: Sequence[str]) -> np.ndarray | None:
     return dataset.looks[[place[i] for i in ids]]
 
 
+def ask(
+    trained: TrainedOn, dataset: Dataset, split: str, ids: Iterable[str] | None = None
+) -> Overlap:
+    """Finds what a run was trained on in a split of data that are divided for a run.
+
+    Args:
+      trained: what the run's weights have seen.
+      dataset: the data set; its validation split is there to choose checkpoints by.
+      split: of it.
+      ids: of those that are tested; None is all.
+
+    Returns:
+      What both have.
+    """
+    return overlap(trained, tested_on(dataset, split, ids), chosen_counts=split == "test")
+
+
 def of_dataset(name: str, dataset: Dataset) -> TrainedOn:
     """What a run on a data set trains on.
 
@@ -355,12 +371,12 @@ def trained_on(workdir: str | Path, data_dir: str = "") -> TrainedOn:
     folder, name = shipped.resolve(workdir), name_of(workdir)
     if (folder / NAME).exists():
         return _read(folder, name)
-    config = ConfigDict(completed(read_json(folder / "config.json")))
-    saved = read_json(folder / "data.json")
+    config = read_config(folder)
+    saved, _ = read_data(folder, config.modality)
     for place in dict.fromkeys((data_dir or config.data.data_dir, config.data.data_dir)):
         config.data.data_dir = place
         try:
-            dataset = load_dataset(config.data, saved["modality"])
+            dataset = load_dataset(config.data, config.modality)
         except (Mistake, OSError):
             continue
         if is_same_data(saved, dataset):
@@ -442,10 +458,7 @@ def ask_init_from(
     """
     seen = trained_on(source, data_dir)
     # Test stays shut for both; validation may have chosen the other run and choose this one.
-    found = [
-        overlap(seen, tested_on(dataset, split), chosen_counts=split == "test")
-        for split in ("validation", "test")
-    ]
+    found = [ask(seen, dataset, split) for split in ("validation", "test")]
     leaks = [o.text for o in found if o.leak]
     if leaks and on_leak == "refuse":
         raise Mistake(
