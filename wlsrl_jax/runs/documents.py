@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.config.fields import OF_TASKS, completed
+from wlsrl_jax.data.text.names import are_different_names
 from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs.identity import DERIVED
 from wlsrl_jax.tasks import MODALITIES, Task, make_tasks, tasks_of
@@ -191,12 +192,7 @@ def read_data(folder: Path, modality: str) -> tuple[dict[str, Any], tuple[Task, 
 
 
 def _names(found: Any) -> bool:
-    return (
-        isinstance(found, list)
-        and 0 < len(found) <= _CLASS_LIMIT
-        and all(isinstance(name, str) and name for name in found)
-        and len(set(found)) == len(found)
-    )
+    return are_different_names(found) and len(found) <= _CLASS_LIMIT
 
 
 def _is_task(found: Any, classes: list[str]) -> bool:

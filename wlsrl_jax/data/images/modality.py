@@ -13,6 +13,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from wlsrl_jax.data.images.quality import direction, thumbnail
 from wlsrl_jax.tasks import FUNDUS, MODALITIES, OCT
 
 SIDE = 96  # pixels of the longer side that is looked at
@@ -31,11 +32,7 @@ def oct_logit(image: np.ndarray) -> float:
     Returns:
       Log odds; positive for OCT, negative for fundus.
     """
-    height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
-    size = max(16, round(width * scale)), max(16, round(height * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(image, size, interpolation=method).astype(np.float32)
+    small = thumbnail(image, SIDE)
     red, green, blue = cv2.split(small)  # NumPy reduces an axis of three ten times slower
     grey = (red + green + blue) / 3
     height, width = grey.shape
@@ -50,19 +47,13 @@ def oct_logit(image: np.ndarray) -> float:
     least = np.minimum(np.minimum(red, green), blue)
     colour = (most - least).mean() / (most.mean() + 1.0)
     features = (
-        _direction(smooth),
-        _direction(smooth[rows, columns]),
+        direction(smooth, 0.1),
+        direction(smooth[rows, columns], 0.1),
         np.log((smooth.mean(axis=1).std() + 1.0) / (smooth.mean(axis=0).std() + 1.0)),
         min(corners / (middle + 1.0), 1.0),
         float(colour < _GREY),
     )
     return float(np.dot(_WEIGHTS, features) + _BIAS)
-
-
-def _direction(grey: np.ndarray) -> float:
-    """Log of how much faster brightness changes downwards than sideways."""
-    down, across = (np.abs(np.diff(grey, axis=axis)).mean() for axis in (0, 1))
-    return float(np.log((down + 0.1) / (across + 0.1)))
 
 
 def looks_like(image: np.ndarray, modality: str) -> str:

@@ -52,10 +52,10 @@ FLAWS = {
 """Name -> what is wrong with a picture."""
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """The picture as it is looked at: float32 ``[h, w, 3]``, the longer side ``SIDE``."""
+def thumbnail(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The picture as it is looked at: float32 ``[h, w, 3]``, the longer side ``side`` pixels."""
     height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = side / max(height, width)
     size = max(16, round(width * scale)), max(16, round(height * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return cv2.resize(image, size, interpolation=method).astype(np.float32)
@@ -126,7 +126,7 @@ def measures(small: np.ndarray) -> np.ndarray:
         [
             np.log(energy[0] / spread),
             *(np.log(energy[k] / energy[k + 1]) for k in range(3)),
-            *(_direction(level, spread) for level in levels[1:3]),
+            *(direction(level, 0.01 * spread) for level in levels[1:3]),
             np.log((np.abs(details[1]).mean() + 0.01 * spread) / energy[1]),
             far_across,
             far_down,
@@ -146,10 +146,15 @@ def measures(small: np.ndarray) -> np.ndarray:
     )
 
 
-def _direction(grey: np.ndarray, spread: float) -> float:
-    """Log of how much faster brightness changes downwards than sideways."""
+def direction(grey: np.ndarray, least: float) -> float:
+    """Log of how much faster brightness changes downwards than sideways.
+
+    Args:
+      grey: float ``[H, W]``.
+      least: added to both changes, so that a flat picture has no direction.
+    """
     down, across = (np.abs(np.diff(grey, axis=axis)).mean() for axis in (0, 1))
-    return float(np.log((down + 0.01 * spread) / (across + 0.01 * spread)))
+    return float(np.log((down + least) / (across + least)))
 
 
 def view(image: np.ndarray, modality: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wlsrl_jax.data.prepare.groups import SPLITS
+from wlsrl_jax.data.text.names import are_different_names
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.tasks import MODALITIES
 
@@ -49,7 +50,7 @@ def _problem(manifest: Any) -> str:
     images, settings = manifest.get("images"), manifest.get("settings")
     if manifest.get("modality") not in [*MODALITIES]:
         return f"modality {manifest.get('modality')!r:.80}"
-    if not _are_names(classes):
+    if not are_different_names(classes):
         return "classes are no list of different names"
     if manifest.get("normal") not in classes:
         return f"normal {manifest.get('normal')!r:.80} is no class"
@@ -93,15 +94,6 @@ def _image_problem(image: Any, classes: list[str]) -> str:
     ):
         return "attributes are no texts"
     return ""
-
-
-def _are_names(found: Any) -> bool:
-    return (
-        isinstance(found, list)
-        and bool(found)
-        and all(isinstance(name, str) and name for name in found)
-        and len(set(found)) == len(found)
-    )
 
 
 def _is_size(found: Any) -> bool:

@@ -9,6 +9,7 @@ import collections
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from wlsrl_jax.files import Mistake
 
@@ -206,6 +207,16 @@ def split_names(text: str, flag: str) -> tuple[str, ...]:
     if joined or len(set(names)) < len(names):
         raise Mistake(f"{flag}={text} has a name twice; give each once.")
     return names
+
+
+def are_different_names(found: Any) -> bool:
+    """Whether something that was read is a list of texts, none empty and none twice."""
+    return (
+        isinstance(found, list)
+        and bool(found)
+        and all(isinstance(name, str) and name for name in found)
+        and len(set(found)) == len(found)
+    )
 
 
 def known_by(names: Iterable[str], key: Callable[[str], str] = class_key) -> Mapping[str, str]:
