@@ -130,6 +130,16 @@ def evaluation_batches(
         yield batch
 
 
+def filled_up(rows: np.ndarray, count: int) -> np.ndarray:
+    """Repeats the last row until there are ``count``, so that one shape is compiled.
+
+    Args:
+      rows: ``[B, ...]``, B from 1 to ``count``.
+      count: rows of the result.
+    """
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
 def device_batch(batch: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
     """Keeps what the train step reads: the images and the label of every task.
 

@@ -20,6 +20,7 @@ from rich.progress import track
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import Table, print_table, run_command
+from wlsrl_jax.data.batches import filled_up
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import find_images
 from wlsrl_jax.data.images.pixels import resize
@@ -100,8 +101,8 @@ def read_images(
       Mistake: naming every file that cannot be read.
     """
     listed, found, bad = find_images(paths), [], []
-    for reason, count in listed.passed_over.items():
-        print(f"passed over: {count} {reason}", file=sys.stderr)
+    for line in listed.sentences():
+        print(line, file=sys.stderr)
     spec = input_spec(run).for_images(listed.items, pixel_bits)
     if spec.pixel_range:
         print(range_line(spec.pixel_range), file=sys.stderr)
@@ -166,7 +167,7 @@ def explain(
     # Always whole batches, so that everything is compiled once.
     for start in track(range(0, len(named), BATCH), description="explaining"):
         part = named[start : start + BATCH]
-        images = np.stack([part[min(i, len(part) - 1)][1] for i in range(BATCH)])
+        images = filled_up(np.stack([image for _, image in part]), BATCH)
         stems = [
             f"{start + i:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:80]}"
             for i, (name, _) in enumerate(part)

@@ -32,6 +32,7 @@ from rich.progress import Progress
 from wlsrl_jax import cli
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.cli import run_command
+from wlsrl_jax.data.batches import filled_up
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.set_range import add_flag, range_line
@@ -130,13 +131,12 @@ def predict_images(
     def flush() -> None:
         if not ready:
             return
-        images = np.stack([image for _, image in ready])
-        filled = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
+        filled = filled_up(np.stack([image for _, image in ready]), batch_size)
         output = predict(jnp.asarray(filled))
         rows, shown = [], {}
         for task in run.tasks:
             shown[task.name] = np.asarray(output[task.name]).argmax(axis=1)
-            p = np.asarray(output[task.name])[: len(images)]
+            p = np.asarray(output[task.name])[: len(ready)]
             rows.append(scale(p, calibrated[task.name]) if calibrated else p)
         on_batch([item for item, _ in ready], filled, shown)
         file.add([item.name for item, _ in ready], np.concatenate(rows, axis=1).tolist())
@@ -253,8 +253,8 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
     run = open_run(args.workdir)
     listed = find_images(args.paths)
     console = make_console(stderr=True)
-    for reason, count in listed.passed_over.items():
-        console.print(f"passed over: {count} {reason}")
+    for line in listed.sentences():
+        console.print(line)
     warm = temperatures(run) if args.calibrated else None
     spec = input_spec(run).for_images(listed.items, args.pixel_bits)
     if spec.pixel_range:

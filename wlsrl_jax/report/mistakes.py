@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wlsrl_jax.data.batches import filled_up
 from wlsrl_jax.data.images.pixels import resize
 from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.explain.class_maps import grad_cam
@@ -48,10 +49,7 @@ def mistakes(
         if positions:
             images = np.stack([resize(source[k]["image"], height, width) for k in positions])
             said = predictions.probabilities[task.name][positions].argmax(axis=1)
-            filled, classes = (  # always as many, so that one shape is compiled
-                np.concatenate([x, np.repeat(x[-1:], most - len(x), axis=0)])
-                for x in (images, said)
-            )
+            filled, classes = (filled_up(rows, most) for rows in (images, said))
             heat = grad_cam(run.model, run.variables, filled, task.name, classes)["fused"]
             items = [
                 _item(task.classes, predictions, task.name, k, image, heat[i], show_ids)

@@ -280,8 +280,7 @@ def restore_state(
         _check_same_model(directory, shapes)
         with contextlib.closing(ocp.StandardCheckpointHandler()) as states:
             state = states.restore(directory / "state", args=ocp.args.StandardRestore(target))
-        with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
-            run = values.restore(directory / "run", args=ocp.args.JsonRestore())
+        run = read_run(directory)
         found = Restored(step, state, int(run["global_batches"]), run["identity"])
         if not int(state.step) == found.global_batches == step:
             problem = f"it is of step {int(state.step)}"
@@ -387,6 +386,12 @@ def _check_same_model(directory: Path, shapes: Any) -> None:
             + "\n".join(differs[:10] + more)
             + "\nUse the config and code that it was made with, or another --workdir."
         )
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """Reads what a checkpoint holds besides the train state: "global_batches" and "identity"."""
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
+        return values.restore(directory / "run", args=ocp.args.JsonRestore())
 
 
 def leaf_name(path: Any) -> str:

@@ -21,7 +21,7 @@ import tensorstore as ts
 
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs import digest
-from wlsrl_jax.runs.checkpoint import PARTS, leaf_name, reason_of
+from wlsrl_jax.runs.checkpoint import PARTS, leaf_name, read_run, reason_of
 from wlsrl_jax.runs.identity import check_identity
 
 _OVERHEAD = 1 << 26
@@ -79,8 +79,7 @@ def _read(
     config: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
-    with contextlib.closing(ocp.JsonCheckpointHandler()) as values:
-        run = values.restore(directory / "run", args=ocp.args.JsonRestore())
+    run = read_run(directory)
     if run["global_batches"] != int(directory.name):
         raise digest.DigestError(f"it is of step {run['global_batches']}")
     if not all(isinstance(run["identity"][part], dict) for part in ("config", "data")):

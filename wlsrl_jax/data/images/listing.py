@@ -78,6 +78,10 @@ class ImageList:
     items: list[Item]
     passed_over: dict[str, int]
 
+    def sentences(self) -> list[str]:
+        """Says what was passed over, a line a reason."""
+        return [f"passed over: {count} {reason}" for reason, count in self.passed_over.items()]
+
 
 def find_images(paths: Sequence[str]) -> ImageList:
     """Resolves the arguments of a command line.

@@ -119,8 +119,8 @@ def write_sheet(argv: Sequence[str] | None) -> None:
     together = check_steps(args.preprocess, args.modality)
     listed = find_images(args.images)
     items = listed.items
-    for reason, count in listed.passed_over.items():
-        print(f"passed over: {count} {reason}")
+    for line in listed.sentences():
+        print(line)
     pixel_range = chosen_range(args.pixel_bits, None, items)
     if pixel_range:
         print(range_line(pixel_range))
