@@ -61,4 +61,6 @@ def test_the_terminal_bar_and_the_default_workdir(tmp_path):
                           env={**os.environ, "COLUMNS": "130"})  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "ETA" in done.stdout and "PHANTOM DATA" in done.stdout
-    assert (tmp_path / "runs" / "oct-phantom" / "metrics.json").exists()
+    workdir = tmp_path / "runs" / "oct-phantom"
+    assert (workdir / "metrics.json").exists() and (workdir / "report.html").exists()
+    assert "report: runs/oct-phantom/report.html" in done.stdout

@@ -12,6 +12,8 @@ import numpy as np
 
 from tests import sources
 from wlsrl_jax.data.prepare import __main__ as prepare
+from wlsrl_jax.report.build import NAME as REPORT
+from wlsrl_jax.report.build import write_report
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime.stop import StopRequest
 from wlsrl_jax.train import example_ids
@@ -50,7 +52,12 @@ def tiny_config(name="oct", **changes):
 
 
 def run(workdir, name="oct", **changes):
-    return train(tiny_config(name, **changes), workdir, StopRequest())
+    """Trains, and makes the report where the config asks for it, as ``main`` does."""
+    config = tiny_config(name, **changes)
+    document = train(config, workdir, StopRequest())
+    if config.report and not (workdir / REPORT).exists():
+        write_report([workdir])
+    return document
 
 
 def start(workdir, *flags, env=None, **options):
