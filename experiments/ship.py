@@ -30,6 +30,7 @@ from wlsrl_jax.evaluate.predict_split import predict_split
 from wlsrl_jax.evaluate.predictions import Predictions, probability_columns
 from wlsrl_jax.export.pack import pack
 from wlsrl_jax.files import Mistake, write_json, write_whole
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.report.model_card import NAME as CARD
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs import packed, provenance
@@ -37,7 +38,6 @@ from wlsrl_jax.runs.input import input_spec, to_input
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset
 from wlsrl_jax.runtime.mesh import make_mesh
-from wlsrl_jax.train.step import make_predict_step
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "wlsrl_jax" / "runs" / "shipped" / "octdl"

@@ -111,7 +111,7 @@ def jax_inference(net: Net, implementation: str) -> tuple[Run, dict[str, Any]]:
     """Probabilities of a batch."""
     import jax
 
-    from wlsrl_jax.train.step import make_predict_step
+    from wlsrl_jax.models.predictor import make_predict_step
 
     model, _, state, batch = jax_pieces(net, implementation)
     predict = jax.jit(make_predict_step(model))
@@ -210,7 +210,7 @@ def same_function(net: Net) -> dict[str, float]:
     from torch_peer import DualStream, copy_weights, objective
 
     from wlsrl_jax.losses import make_loss, multitask_mean
-    from wlsrl_jax.train.step import normalize
+    from wlsrl_jax.models.predictor import normalize
 
     model, _, state, batch = jax_pieces(net, "auto")
     peer, x, labels, weights = torch_pieces(net)

@@ -19,9 +19,9 @@ from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import colour, overlay, upscale
 from wlsrl_jax.models.by_name import stream_names
 from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runs.open_data import open_split
-from wlsrl_jax.train.step import normalize
 
 HEADS = {"TO1": 4, "TO2": 2}
 

@@ -12,12 +12,12 @@ from PIL import Image
 from wlsrl_jax.data.images.listing import find_images
 from wlsrl_jax.evaluate.predictions import Predictions
 from wlsrl_jax.explain import __main__ as explain
+from wlsrl_jax.models.predictor import make_predict_step, normalize
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.predict import demo, uncertainty
 from wlsrl_jax.predict.table import PredictionFile
 from wlsrl_jax.report import mistakes
 from wlsrl_jax.runs.open import load_trained
-from wlsrl_jax.train.step import make_predict_step, normalize
 
 COUNT = 12
 

@@ -9,6 +9,7 @@ from jax import export
 
 from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.optimizer import make_optimizer
 
@@ -24,7 +25,7 @@ def lowered(platform, implementation):
     state = jax.eval_shape(lambda: steps.init_state(model, optimizer, (16, 16, 1), 0))
     images = jax.ShapeDtypeStruct((8, 16, 16, 1), "uint8")
     labels = {t: jax.ShapeDtypeStruct((8,), "int32") for t in HEADS}
-    predict = steps.make_predict_step(model)
+    predict = make_predict_step(model)
     parts = [
         export.export(jax.jit(step), platforms=[platform])(
             state, {"image": images, "labels": labels}

@@ -12,8 +12,8 @@ from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.export.__main__ import _main
 from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.tasks import make_tasks
-from wlsrl_jax.train.step import make_predict_step
 
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")

@@ -22,6 +22,7 @@ from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.__main__ import export_run
 from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.by_name import make_network, stream_names
+from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.models.summary import stages
 from wlsrl_jax.ops.normalisation import BatchNorm, max_pool_3x3
 from wlsrl_jax.predict import __main__ as predict
@@ -230,7 +231,7 @@ def test_features_are_the_networks_own():
     model, x = network(conv_implementation="xla"), images((2, 48, 64, 1))
     variables = started(model, x)
     pixels = np.random.default_rng(0).integers(0, 256, x.shape, dtype=np.uint8)
-    normal = steps.normalize(jnp.asarray(pixels))
+    normal = normalize(jnp.asarray(pixels))
     plain, sown = jax.jit(lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]))(
         variables, normal
     )

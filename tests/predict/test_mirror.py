@@ -14,8 +14,8 @@ from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.export.__main__ import _main as export
 from wlsrl_jax.export.run_model import load
 from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.predict import __main__ as predict
-from wlsrl_jax.train.step import make_predict_step
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from wlsrl_jax.evaluate import external
 from wlsrl_jax.evaluate.predict_split import predict_split
 from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.mesh import make_mesh
@@ -221,7 +222,7 @@ def test_evaluation_counts_once_at_any_batch_size(finished):
     config = tiny_config()
     run_ = build_run(config)
     variables = load_trained(finished).variables
-    predict = jax.jit(steps.make_predict_step(run_.model))
+    predict = jax.jit(make_predict_step(run_.model))
     source = run_.dataset.splits["test"]
     results = [
         predict_split(predict, variables, source, run_.tasks, image_size=(32, 32),

@@ -17,6 +17,7 @@ from wlsrl_jax.evaluate.predict_split import predict_split
 from wlsrl_jax.evaluate.predictions import write_predictions
 from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.files import Mistake, read_json, write_json
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import load_trained
@@ -24,7 +25,6 @@ from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.runtime.stop import StopRequest
 from wlsrl_jax.tasks import MISSING, MODALITIES, Task, tasks_of
-from wlsrl_jax.train import step as steps
 
 
 def parse_label_map(text: str) -> dict[str, str]:
@@ -164,7 +164,7 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     mesh = make_mesh(config.mesh.fsdp)
     check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     predictions = predict_split(
-        jax.jit(steps.make_predict_step(run.model, mirror=own.eval.mirror)),
+        jax.jit(make_predict_step(run.model, mirror=own.eval.mirror)),
         run.variables,
         dataset.splits[split],
         tasks,

@@ -18,7 +18,7 @@ import numpy as np
 from wlsrl_jax.explain.class_maps import check_arguments
 from wlsrl_jax.explain.integrated_gradients import blurred
 from wlsrl_jax.models.by_name import Network
-from wlsrl_jax.train.step import normalize
+from wlsrl_jax.models.predictor import normalize
 
 
 def random_maps(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,8 @@ from flax import linen as nn
 
 from wlsrl_jax.models.by_name import Network
 from wlsrl_jax.models.dual_stream import Conv, Stream
+from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.models.resnet import BasicBlock, ResNetTrunk
-from wlsrl_jax.train.step import normalize
 
 
 def _site(module: Any, stage: int, last: int) -> str | None:

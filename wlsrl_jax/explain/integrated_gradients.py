@@ -12,7 +12,7 @@ import numpy as np
 
 from wlsrl_jax.explain.class_maps import check_arguments, class_logit
 from wlsrl_jax.models.by_name import Network
-from wlsrl_jax.train.step import normalize
+from wlsrl_jax.models.predictor import normalize
 
 BLUR = 1 / 8
 """Standard deviation of ``blurred``, as a fraction of the shorter side."""

@@ -162,7 +162,7 @@ def onnx_model(
       tasks: in the order of the outputs.
       image_shape: (height, width, channels) of the input.
       notes: metadata of the file.
-      mirror: see ``train_step.make_predict_step``.
+      mirror: see ``make_predict_step``.
 
     Returns:
       A serialized, checked model with the input "images", uint8 ``[batch, H, W, C]``, and an

@@ -28,12 +28,12 @@ from wlsrl_jax.evaluate.predictions import label_cells, probability_columns
 from wlsrl_jax.evaluate.referral import referral_curve, uncertainties
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, add_workdir, load_trained
 from wlsrl_jax.runs.open_data import add_data_dir, open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
 from wlsrl_jax.tasks import PHANTOM_NOTE, task_labels
-from wlsrl_jax.train.step import make_predict_step
 
 METHODS = ("single", "tta", "dropout", "ensemble")
 BATCH = 64

@@ -24,6 +24,7 @@ from wlsrl_jax.evaluate.summary import print_results, results_document
 from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.files import Mistake, plain, read_json, write_json
 from wlsrl_jax.metrics import selection_score
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import checkpoint, provenance
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_document
@@ -234,7 +235,7 @@ def _train(run: Run, workdir: Path, stop: StopRequest, source: _Source | None) -
         processes.say(f"going on from step {step} of {run.total_steps}")
         with processes.agreed():
             _describe_run(run, workdir, None)
-    predict = jax.jit(steps.make_predict_step(run.model, mirror=config.eval.mirror))
+    predict = jax.jit(make_predict_step(run.model, mirror=config.eval.mirror))
     example_ids.forget_after(workdir, step)
     eval_every = run.every(config.eval.every_epochs)
 

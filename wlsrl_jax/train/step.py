@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 
 from wlsrl_jax.losses import Loss, multitask_mean, safe_ratio
+from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.train.mixup import mixup
 
 Batch = dict[str, Any]
@@ -63,11 +64,6 @@ def init_state(
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}),
     )
-
-
-def normalize(images: jax.Array) -> jax.Array:
-    """Maps pixels 0..255 to float32 of about zero mean and unit scale."""
-    return (images.astype(jnp.float32) - 127.5) / 64.0
 
 
 def make_train_step(
@@ -182,29 +178,3 @@ def make_train_step(
         return new, metrics
 
     return step_fn
-
-
-def make_predict_step(
-    model: nn.Module, *, mirror: bool = False
-) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
-    """Builds the forward pass of evaluation.
-
-    Args:
-      model: module returning task -> logits ``[B, C]``.
-      mirror: whether an image's probabilities are the mean of its own and those of its left-right
-        mirror image: the other eye's view, which has the same disease.
-
-    Returns:
-      A pure function of (variables, uint8 images ``[B, H, W, C]``) giving task ->
-      float32 probabilities ``[B, C]``.
-    """
-
-    def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        logits: Any = model.apply(variables, normalize(images), train=False)
-        return {task: jax.nn.softmax(z.astype(jnp.float32)) for task, z in logits.items()}
-
-    def predict_both(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        own, other = predict(variables, images), predict(variables, images[:, :, ::-1])
-        return jax.tree.map(lambda a, b: (a + b) / 2.0, own, other)
-
-    return predict_both if mirror else predict
