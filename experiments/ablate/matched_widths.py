@@ -7,7 +7,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from wlsrl_jax.models.dual_stream import PRESETS, check_choice, make_model
+from wlsrl_jax.models.dual_stream import PRESETS, make_model
+from wlsrl_jax.models.layers import check_choice
 from wlsrl_jax.models.summary import stages
 
 BUDGETS = ("parameters", "flops")

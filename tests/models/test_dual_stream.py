@@ -9,8 +9,6 @@ from wlsrl_jax.models.dual_stream import (
     PRESETS,
     STREAMS,
     make_model,
-    max_pool,
-    space_to_depth,
 )
 from wlsrl_jax.models.summary import stages, summarize
 
@@ -46,18 +44,6 @@ def test_every_switch_gives_logits_and_finite_gradients(streams, fusion, norm):
 
     for path, g in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
         assert np.isfinite(g).all() and (g.shape[0] == 0 or np.any(g != 0)), path
-
-
-@pytest.mark.parametrize("block", [1, 2, 4])
-def test_space_to_depth_moves_every_pixel_of_a_block_into_channels(block):
-    x = images((2, 8, 12, 3))
-    out = space_to_depth(x, block)
-    assert out.shape == (2, 8 // block, 12 // block, 3 * block**2)
-    for row in range(block):
-        for column in range(block):
-            at = 3 * (row * block + column)
-            expected = x[:, row::block, column::block]
-            np.testing.assert_array_equal(out[..., at : at + 3], expected)
 
 
 def test_a_network_on_blocks_of_pixels():
@@ -132,15 +118,6 @@ def test_bfloat16_computes_low_and_answers_float32():
     exact = make_model("tiny", HEADS).apply(variables, x, train=False)["TO1"]
     assert out.dtype == jnp.float32 and np.any(out != exact)
     np.testing.assert_allclose(out, exact, atol=0.1 * float(jnp.abs(exact).max()) + 0.02)
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2), (1, 1, 1, 1)])
-def test_max_pool(shape):
-    x = images(shape)
-    padded = np.full((shape[0], -(-shape[1] // 2) * 2, -(-shape[2] // 2) * 2, shape[3]), -np.inf)
-    padded[:, : shape[1], : shape[2]] = x
-    views = [padded[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    np.testing.assert_array_equal(max_pool(x), np.maximum.reduce(views).astype(np.float32))
 
 
 def test_feature_maps_are_sown_for_explanations():

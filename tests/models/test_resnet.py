@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
-from jax import lax
 from PIL import Image
 
 from tests.tiny import read_predictions, run, tiny_config
@@ -24,7 +22,6 @@ from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.by_name import make_network, stream_names
 from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.models.summary import stages
-from wlsrl_jax.ops.normalisation import BatchNorm, max_pool_3x3
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.report.build import build
 from wlsrl_jax.report.model_card import model_card
@@ -142,50 +139,6 @@ def test_bfloat16_computes_low_and_answers_float32():
     exact = infer(network(), variables, x)["TO1"]
     assert low.dtype == jnp.float32 and np.any(low != exact)
     np.testing.assert_allclose(low, exact, rtol=0.1, atol=0.05 * float(jnp.abs(exact).max()))
-
-
-@pytest.mark.parametrize("implementation", ["auto", "xla"])
-@pytest.mark.parametrize("channels", [3, 20])
-def test_batch_norm_is_flaxs(implementation, channels):
-    x = images((3, 5, 7, channels)) * 3 + 1
-    ours = BatchNorm(channels, implementation=implementation)
-    theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
-    variables = started_norm(theirs, x)
-
-    def results(norm):
-        def loss(params, x):
-            y, new = norm.apply({**variables, "params": params}, x, mutable=["batch_stats"])
-            return jnp.sum(jnp.sin(y)), (y, new)
-
-        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
-
-    for a, b in zip(*(jax.tree.leaves(results(norm)) for norm in (ours, theirs))):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    known = nn.BatchNorm(use_running_average=True, epsilon=1e-5).apply(variables, x)
-    found = ours.apply(variables, x, method="infer")
-    np.testing.assert_allclose(found, known, rtol=1e-5, atol=1e-5)
-
-
-def started_norm(norm, x):
-    rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda p: jnp.asarray(rng.uniform(0.5, 2, p.shape), jnp.float32),
-        norm.init(jax.random.key(0), x),
-    )
-
-
-@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (2, 1, 4, 1), (1, 1, 1, 1)])
-def test_max_pool_3x3(shape):
-    x = images(shape)
-
-    def plain(x):
-        margins = ((0, 0), (1, 1), (1, 1), (0, 0))
-        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), margins)
-
-    ours, theirs = (jax.vjp(f, x) for f in (max_pool_3x3, plain))
-    np.testing.assert_array_equal(ours[0], theirs[0])
-    g = jnp.cos(jnp.arange(ours[0].size, dtype=jnp.float32)).reshape(ours[0].shape)
-    np.testing.assert_allclose(ours[1](g)[0], theirs[1](g)[0], atol=1e-6)
 
 
 def test_training_lowers_the_loss_and_moves_every_parameter_and_statistic():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from wlsrl_jax import ops
+from wlsrl_jax.models.layers import BatchNorm
 from wlsrl_jax.ops.kernels import build, calls
-from wlsrl_jax.ops.normalisation import BatchNormRelu, conv_norm_relu
+from wlsrl_jax.ops.normalisation import conv_norm_relu
 
 needs_kernels = pytest.mark.skipif(
     not calls.usable(jnp.ones(1)), reason="no C++ compiler, or more than one device"
@@ -108,7 +109,7 @@ def test_other_vector_widths_compute_the_same(arch, tmp_path):
     code = """
 import jax, numpy as np
 from wlsrl_jax import ops
-from wlsrl_jax.ops.normalisation import BatchNormRelu
+from wlsrl_jax.models.layers import BatchNorm
 from wlsrl_jax.ops.kernels import build, calls
 assert calls.usable(jax.numpy.ones(1))
 rng = np.random.default_rng(0)
@@ -121,10 +122,10 @@ for c, o in ((3, 5), (16, 40), (70, 64)):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * abs(b).max())
     outs = []
     for i in ("auto", "xla"):
-        norm = BatchNormRelu(c, pool=True, implementation=i)
+        norm = BatchNorm(c, relu=True, pool=True, implementation=i)
         v = {"params": {"scale": np.linspace(-1, 1, c, dtype="f"), "bias": np.ones(c, "f")},
              "batch_stats": {"mean": np.zeros(c, "f"), "var": np.ones(c, "f")}}
-        f = lambda x: (norm.apply(v, x, mutable=["batch_stats"])[0] ** 2).sum()
+        f = lambda x: (norm.apply(v, x, train=True, mutable=["batch_stats"])[0] ** 2).sum()
         outs.append(jax.grad(f)(x))
     np.testing.assert_allclose(*outs, rtol=1e-3, atol=1e-4)
 print("same")
@@ -159,10 +160,10 @@ def variables(channels):
 
 def training(x, v, pool, implementation):
     """(output, new statistics, gradients)."""
-    norm = BatchNormRelu(x.shape[3], pool=pool, implementation=implementation)
+    norm = BatchNorm(x.shape[3], relu=True, pool=pool, implementation=implementation)
 
     def loss(params, x):
-        y, new = norm.apply({**v, "params": params}, x, mutable=["batch_stats"])
+        y, new = norm.apply({**v, "params": params}, x, train=True, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(y)), (y, new)
 
     (_, aux), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(v["params"], x)

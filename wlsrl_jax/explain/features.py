@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax.models.by_name import Network
-from wlsrl_jax.models.dual_stream import Conv, Stream
+from wlsrl_jax.models.dual_stream import Stream
+from wlsrl_jax.models.layers import Conv
 from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.models.resnet import BasicBlock, ResNetTrunk
 

@@ -19,7 +19,7 @@ from wlsrl_jax.models.resnet import BLOCKS, STREAM, ResNet18
 from wlsrl_jax.tasks import Task
 
 OPSET = 21
-_BATCH_EPSILON = 1e-5  # batch_norm.BatchNormRelu
+_BATCH_EPSILON = 1e-5  # models.layers.BatchNorm
 _GROUP_EPSILON = 1e-6  # flax.linen.GroupNorm
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.models.dual_stream import PRESETS, STREAMS, DualStream, check_choice, make_model
+from wlsrl_jax.models.dual_stream import PRESETS, STREAMS, DualStream, make_model
+from wlsrl_jax.models.layers import check_choice
 from wlsrl_jax.models.resnet import STREAM, ResNet18
 
 Network = DualStream | ResNet18

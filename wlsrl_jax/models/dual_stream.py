@@ -8,7 +8,7 @@ are reconstructions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,15 @@ from flax import linen as nn
 
 from wlsrl_jax import ops
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.ops.normalisation import BatchNormRelu, conv_norm_relu, max_pool
+from wlsrl_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    check_choice,
+    check_positive,
+    conv_norm,
+    space_to_depth,
+)
+from wlsrl_jax.ops.pooling import max_pool
 
 NORMS = ("batch", "group")
 FUSIONS = ("concat", "sum", "gated")
@@ -26,86 +34,6 @@ STREAMS = {
     "separable": ("separable",),
     "standard": ("standard",),
 }
-
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-# Fan-out of a depthwise kernel counts all channels as outputs of one filter; each has its own.
-_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-
-
-class Conv(nn.Module):
-    """Convolution without bias, padded by half its kernel; parameters as ``nn.Conv``'s.
-
-    Attributes:
-      features: output channels; for a depthwise convolution, those of the input.
-      kernel_size: side of the square kernel.
-      depthwise: one filter a channel instead of a full mix.
-      stride: step in both directions.
-      dtype: of the computation; parameters stay float32.
-      implementation: see ``ops``.
-    """
-
-    features: int
-    kernel_size: int = 3
-    depthwise: bool = False
-    stride: int = 1
-    dtype: Any = jnp.float32
-    implementation: str = "auto"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, norm: BatchNormRelu | None = None) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, H', W', features]``, H' = ceil(H / stride).
-
-        Args:
-          x: the input.
-          norm: what follows, in inference: done in the same pass.
-        """
-        inputs = 1 if self.depthwise else x.shape[-1]
-        shape = (self.kernel_size, self.kernel_size, inputs, self.features)
-        init = _depthwise_init if self.depthwise else _kernel_init
-        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if norm is not None and self.stride == 1:
-            a, b = norm.affine()
-            return conv_norm_relu(x, kernel, a, b, norm.pool, self.implementation)
-        apply = ops.depthwise_conv2d if self.depthwise else ops.conv2d
-        margin = (self.kernel_size // 2, (self.kernel_size - 1) // 2)
-        y = apply(
-            x,
-            kernel,
-            stride=self.stride,
-            padding=(margin, margin) if self.stride > 1 else "SAME",
-            implementation=self.implementation,
-        )
-        return y if norm is None else norm.infer(y)
-
-
-def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """Makes channels of blocks of pixels: the same numbers at a lower resolution.
-
-    A convolution afterwards is one with a larger kernel and that stride on the image (Ridnik et
-    al. 2021 begin a network this way); the order is that of ONNX's SpaceToDepth.
-
-    Args:
-      x: ``[B, H, W, C]``.
-      block: side of a block, pixels; 1 changes nothing.
-
-    Returns:
-      ``[B, H / block, W / block, block * block * C]``.
-
-    Raises:
-      Mistake: if a side is not a multiple of ``block``.
-    """
-    if block == 1:
-        return x
-    batch, height, width, channels = x.shape
-    if height % block or width % block:
-        raise Mistake(
-            f"model: space_to_depth={block} does not divide an image of {height}x{width} pixels; "
-            "choose config.data.height and config.data.width that are multiples of it."
-        )
-    x = x.reshape(batch, height // block, block, width // block, block, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height // block, width // block, block * block * channels)
 
 
 def task_logits(
@@ -178,8 +106,8 @@ class Stream(nn.Module):
                     conv = Conv(width, 1, name=f"{name}_pointwise", **shared)
                 pool = block == self.blocks - 1 and stage < len(self.widths) - 1
                 if self.norm == "batch":
-                    norm = BatchNormRelu(width, pool=pool, name=f"{name}_norm", **shared)
-                    x = norm(conv(x)) if train else conv(x, norm)
+                    norm = BatchNorm(width, relu=True, pool=pool, name=f"{name}_norm", **shared)
+                    x = conv_norm(x, conv, norm, train=train)
                     continue
                 groups = max(g for g in range(1, 9) if width % g == 0)
                 group_norm = nn.GroupNorm(groups, dtype=self.dtype, name=f"{name}_norm")
@@ -224,10 +152,8 @@ class DualStream(nn.Module):
         check_choice("norm", self.norm, NORMS)
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("streams", self.streams, STREAMS)
-        if self.blocks < 1:
-            raise Mistake(f"model: blocks={self.blocks} must be positive.")
-        if self.space_to_depth < 1:
-            raise Mistake(f"model: space_to_depth={self.space_to_depth} must be positive.")
+        check_positive("blocks", self.blocks)
+        check_positive("space_to_depth", self.space_to_depth)
         check_shared(self.widths, self.hidden, self.dropout, self.conv_implementation)
         super().__post_init__()
 
@@ -285,26 +211,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 and more on accelerators."""
 
 
-def check_choice(field: str, value: Any, valid: Collection[str]) -> None:
-    """Checks a choice.
-
-    Args:
-      field: its name.
-      value: what was chosen.
-      valid: what there is.
-
-    Returns:
-      Nothing.
-
-    Raises:
-      Mistake: names the field and lists what there is.
-    """
-    if value not in valid:
-        raise Mistake(
-            f"model: {field}={value!r} is unknown; choose one of {', '.join(map(str, valid))}."
-        )
-
-
 def check_shared(
     widths: tuple[int, ...], hidden: int, dropout: float, conv_implementation: str
 ) -> None:
@@ -326,8 +232,7 @@ def check_shared(
         raise Mistake(
             f"model: widths={widths} must be positive whole numbers, one a stage, such as 16,32,64."
         )
-    if hidden < 1:
-        raise Mistake(f"model: hidden={hidden} must be positive.")
+    check_positive("hidden", hidden)
     if not 0.0 <= dropout < 1.0:
         raise Mistake(f"model: dropout={dropout} must be in [0, 1).")
     check_choice("conv_implementation", conv_implementation, ops.IMPLEMENTATIONS)

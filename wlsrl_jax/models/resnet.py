@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.models.dual_stream import Conv, check_shared, task_logits
-from wlsrl_jax.ops.normalisation import BatchNorm, BatchNormRelu, max_pool_3x3
+from wlsrl_jax.models.dual_stream import check_shared, task_logits
+from wlsrl_jax.models.layers import BatchNorm, Conv, conv_norm
+from wlsrl_jax.ops.pooling import max_pool_3x3
 
 STREAM = "resnet18"
 """Name of the trunk."""
@@ -42,19 +43,18 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H', W', features]``, H' = ceil(H / stride)."""
-        shared = {"dtype": self.dtype, "implementation": self.implementation}
-        conv = Conv(self.features, stride=self.stride, name="conv1", **shared)
-        norm = BatchNormRelu(self.features, name="norm1", **shared)
-        y = norm(conv(x)) if train else conv(x, norm)
-        y = Conv(self.features, name="conv2", **shared)(y)
-        last = BatchNorm(
-            self.features, scale_init=nn.initializers.zeros, name="norm2", **shared
-        )  # a block starts as its shortcut alone
-        y = last(y) if train else last.infer(y)
-        if self.stride > 1 or x.shape[-1] != self.features:
-            x = Conv(self.features, 1, stride=self.stride, name="shortcut_conv", **shared)(x)
-            projected = BatchNorm(self.features, name="shortcut_norm", **shared)
-            x = projected(x) if train else projected.infer(x)
+        width, shared = self.features, {"dtype": self.dtype, "implementation": self.implementation}
+        conv = Conv(width, stride=self.stride, name="conv1", **shared)
+        y = conv_norm(x, conv, BatchNorm(width, relu=True, name="norm1", **shared), train=train)
+        conv = Conv(width, name="conv2", **shared)
+        # A block starts as its shortcut alone.
+        zeros = nn.initializers.zeros
+        norm = BatchNorm(width, scale_init=zeros, name="norm2", **shared)
+        y = conv_norm(y, conv, norm, train=train)
+        if self.stride > 1 or x.shape[-1] != width:
+            conv = Conv(width, 1, stride=self.stride, name="shortcut_conv", **shared)
+            norm = BatchNorm(width, name="shortcut_norm", **shared)
+            x = conv_norm(x, conv, norm, train=train)
         return nn.relu(x + y)
 
 
@@ -76,8 +76,8 @@ class ResNetTrunk(nn.Module):
         """Maps ``[B, H, W, C]`` to ``[B, H', W', widths[-1]]``, H' about H / 32."""
         shared = {"dtype": self.dtype, "implementation": self.implementation}
         conv = Conv(self.widths[0], 7, stride=2, name="stem_conv", **shared)
-        norm = BatchNormRelu(self.widths[0], name="stem_norm", **shared)
-        x = max_pool_3x3(norm(conv(x)) if train else conv(x, norm))
+        norm = BatchNorm(self.widths[0], relu=True, name="stem_norm", **shared)
+        x = max_pool_3x3(conv_norm(x, conv, norm, train=train))
         for stage, width in enumerate(self.widths):
             for block in range(BLOCKS):
                 stride = 2 if stage > 0 and block == 0 else 1

@@ -21,7 +21,8 @@ from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.phantoms.source import PHANTOMS
 from wlsrl_jax.models.by_name import ARCHITECTURES, Network, make_network
-from wlsrl_jax.models.dual_stream import PRESETS, Conv
+from wlsrl_jax.models.dual_stream import PRESETS
+from wlsrl_jax.models.layers import Conv
 from wlsrl_jax.tasks import MODALITIES, make_tasks
 
 
