@@ -40,10 +40,11 @@ from wlsrl_jax.data.text.names import split_names
 from wlsrl_jax.data.text.tables import read_cells, read_table
 from wlsrl_jax.evaluate.external import parse_label_map
 from wlsrl_jax.files import flatten, local_path
+from wlsrl_jax.models.by_name import build_model
 from wlsrl_jax.runs import packed, shipped
 from wlsrl_jax.runs.documents import read_config, read_data, read_temperatures
 from wlsrl_jax.tasks import class_counts, make_tasks
-from wlsrl_jax.train.setup import build_losses, build_model
+from wlsrl_jax.train.setup import build_losses
 
 
 @dataclasses.dataclass(frozen=True)

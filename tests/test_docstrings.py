@@ -7,11 +7,11 @@ import pytest
 
 from wlsrl_jax import losses, metrics, tasks
 from wlsrl_jax.data import sampling
-from wlsrl_jax.models import dual_stream, layers
+from wlsrl_jax.models import by_name, layers
 from wlsrl_jax.ops import convolution as ops
 from wlsrl_jax.train import class_weights
 
-MODULES = (losses, metrics, dual_stream, layers, tasks, ops, class_weights, sampling)
+MODULES = (losses, metrics, by_name, layers, tasks, ops, class_weights, sampling)
 PUBLIC = [
     pytest.param(f, id=f"{m.__name__.split('.')[1]}.{n}")
     for m in MODULES

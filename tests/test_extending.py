@@ -1,4 +1,4 @@
-"""A new data set, loss, modality or task is added in one place; nothing else is touched."""
+"""A new data set, loss, modality, trunk or task is added in one place; nothing else is touched."""
 
 import dataclasses
 import io
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 
 from tests import sources
@@ -23,7 +24,11 @@ from wlsrl_jax.data.images.modality import mismatch
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.data.phantoms.source import PHANTOMS, PhantomSource
 from wlsrl_jax.data.prepare.__main__ import main, prepare
+from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.export.__main__ import describe
+from wlsrl_jax.models import trunks
+from wlsrl_jax.models.layers import Conv, space_to_depth
+from wlsrl_jax.models.trunks import Trunk
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs.input import input_spec, read_input
 from wlsrl_jax.runs.open import load_trained
@@ -84,6 +89,28 @@ def test_a_loss_is_one_function_and_its_row(monkeypatch):
     config.loss.name = "brier"
     values, weights = build_run(config).losses["TO2"](jnp.zeros((3, 2)), jnp.array([0, 1, 1]))
     assert float(values.sum() / weights.sum()) == pytest.approx(2 * 0.5**4)
+
+
+class Patches(Trunk):
+    """Of blocks of pixels, and one convolution."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.relu(Conv(self.widths[0], name="conv")(space_to_depth(x, 4)))
+        return self.stage_output(0, x)
+
+
+def test_a_trunk_is_a_module_and_its_row(tmp_path, monkeypatch):
+    row = trunks.Row("patches", "separable", Patches, (12,), ())
+    monkeypatch.setattr(trunks, "TRUNKS", (*trunks.TRUNKS, row))
+    run(tmp_path / "run", model__separable="patches")
+    trained = load_trained(tmp_path / "run")
+    assert trained.variables["params"]["patches"]["conv"]["kernel"].shape == (3, 3, 16, 12)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
+    maps = grad_cam(trained.model, trained.variables, images, "TO1", np.array([0, 1]))
+    assert set(maps) == {"patches", "standard", "fused"} and maps["patches"].any()
+    with pytest.raises(ValueError, match="separable='patch' is unknown; choose one of plain, patc"):
+        build_run(tiny_config(model__separable="patch"))
 
 
 def test_a_modality_is_a_row_and_what_was_fitted_on_its_pictures(tmp_path, monkeypatch, capsys):

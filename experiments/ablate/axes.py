@@ -47,7 +47,8 @@ same too, within 4%, and so are the widths that match these."""
 NETWORKS: Axis = {
     "dual": {},
     "resnet18": {
-        "model.architecture": "resnet18",
+        "model.streams": "standard",
+        "model.standard": "resnet18",
         "model.space_to_depth": 1,
         "optimizer.learning_rate": 7e-4,
     },

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from wlsrl_jax.models.dual_stream import PRESETS, make_model
+from wlsrl_jax.models.by_name import PRESETS, make_model
 from wlsrl_jax.models.layers import check_choice
 from wlsrl_jax.models.summary import stages
 
@@ -33,12 +33,12 @@ def matched_widths(
     Args:
       streams: "separable" or "standard".
       target: the budget: parameters of the whole network, or FLOPs of an image.
-      by: "parameters" or "flops", as ``model_summary.stages`` counts them.
+      by: "parameters" or "flops", as ``models.summary.stages`` counts them.
       preset: a key of ``PRESETS``.
       heads: task -> number of classes.
       image_shape: (height, width, channels); parameters depend on the channels alone.
       multiple: what every width is a multiple of.
-      **fields: others of ``DualStream``, such as ``hidden``.
+      **fields: others of ``make_model``, such as ``hidden``.
 
     Returns:
       Channels of each stage.

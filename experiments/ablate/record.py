@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ablate.grid import Cell, Grid
+from ablate.old_fields import renamed
 from wlsrl_jax.config.fields import completed
 from wlsrl_jax.evaluate.predictions import read_predictions
 from wlsrl_jax.files import differences, flatten, read_json, write_json, write_whole
@@ -168,14 +169,14 @@ def read_record(directory: Path, name: str) -> Record:
 def check_record(directory: Path, name: str, config: Mapping[str, Any]) -> None:
     """Checks that a record was made with the config that the grid gives the cell now.
 
-    A field that there was not yet counts as its default.
+    A field that there was not yet counts as its default, a renamed one by its name of today.
 
     Raises:
       ValueError: names each field that differs, with both values.
     """
     path = json_path(directory, name)
     # Through "modality" it knows which fields there are; see defaults.completed.
-    old = bound_fields(flatten(completed(read_json(path)["config"])))
+    old = bound_fields(flatten(completed(renamed(read_json(path)["config"]))))
     differs = differences(old, bound_fields(flatten(config)), "  config.")
     if differs:
         raise ValueError(

@@ -47,10 +47,10 @@ def data(net: Net) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndar
 
 def jax_model(net: Net, implementation: str = "auto") -> Any:
     """The Flax network."""
-    from wlsrl_jax.models.dual_stream import DualStream
+    from wlsrl_jax.models.by_name import make_model
 
-    return DualStream(
-        tuple(HEADS.items()), net.widths, net.blocks, hidden=net.hidden,
+    return make_model(
+        "base", HEADS, widths=net.widths, blocks=net.blocks, hidden=net.hidden,
         conv_implementation=implementation,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 class Stream(nn.Module):
-    """One trunk, as ``wlsrl_jax.models.dual_stream.Stream`` with BatchNorm."""
+    """One trunk, as ``wlsrl_jax.models.trunks.PlainTrunk`` with BatchNorm."""
 
     def __init__(self, kind: str, channels: int, widths: tuple[int, ...], blocks: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Stream(nn.Module):
 
 
 class DualStream(nn.Module):
-    """As ``wlsrl_jax.models.dual_stream.DualStream`` with fusion by concatenation."""
+    """As ``wlsrl_jax.models.dual_stream.Grader`` of plain trunks with fusion by concatenation."""
 
     def __init__(
         self,

@@ -22,10 +22,11 @@ from ablate.grid import Cell, cells, load_grid, seeds
 from ablate.statistics import Sample, estimate, holm
 from tests.tiny import ROOT
 from wlsrl_jax.evaluate import bootstrap
-from wlsrl_jax.files import read_json, write_json
-from wlsrl_jax.models.by_name import make_network
+from wlsrl_jax.files import plain, read_json, write_json
+from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.summary import stages
 
+RESULTS = sorted((ROOT / "experiments" / "results").iterdir())
 GRIDS = sorted((ROOT / "experiments" / "grids").glob("*.py"))
 
 GRID = '''
@@ -248,6 +249,20 @@ def test_grids_are_sound(path):
     check.check_metrics(grid, config.modality)
 
 
+@pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.name)
+def test_committed_records_are_of_the_cells_of_today(results):
+    """Under the names that their fields had then."""
+    grid = load_grid(ROOT / "experiments" / "grids" / f"{results.name}.py")
+    done = [cell for cell in grid.cells if record.json_path(results, cell.name).exists()]
+    assert done
+    for cell in done:
+        config = plain(check.resolved_config(grid, cell, "").to_dict())
+        record.check_record(results, cell.name, config)
+    config["model"]["preset"] = "base"
+    with pytest.raises(ValueError, match="config.model.preset: .* there, 'base' now"):
+        record.check_record(results, cell.name, config)
+
+
 @pytest.mark.parametrize("budget", ["parameters", "flops"])
 def test_wider_streams_cost_as_much_as_two(budget):
     grid = load_grid(ROOT / "experiments/grids/octdl_streams.py")
@@ -255,7 +270,7 @@ def test_wider_streams_cost_as_much_as_two(budget):
     for cell in grid.cells[:: len(grid.cells) // 5]:
         model = dict(check.resolved_config(grid, cell, "").model)
         model |= {"conv_implementation": "lax", "dtype": "float32"}
-        network = make_network(heads={"TO1": 7, "TO2": 2}, **model)
+        network = make_model(heads={"TO1": 7, "TO2": 2}, **model)
         found[cell.labels["streams"]] = sum(
             getattr(row, budget) for row in stages(network, (96, 192, 1))
         )

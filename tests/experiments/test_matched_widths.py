@@ -1,7 +1,7 @@
 import pytest
 
 from ablate.matched_widths import BUDGETS, matched_widths
-from wlsrl_jax.models.dual_stream import PRESETS, make_model
+from wlsrl_jax.models.by_name import PRESETS, make_model
 from wlsrl_jax.models.summary import stages
 
 HEADS = {"TO1": 4, "TO2": 2}

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from tests.tiny import run as train_run
 from wlsrl_jax.explain import __main__ as command
-from wlsrl_jax.explain import pointing
+from wlsrl_jax.explain import class_maps, pointing
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.faithfulness import centred_gaussian, deletion_insertion, random_maps
 from wlsrl_jax.explain.features import features_and_gradients, forward
 from wlsrl_jax.explain.integrated_gradients import integrated_gradients, to_heat
 from wlsrl_jax.explain.overlay import colour, overlay, upscale
-from wlsrl_jax.models.by_name import stream_names
-from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runs.open_data import open_split
@@ -42,7 +41,7 @@ def test_maps_of_every_stream(streams, method):
     logits = model.apply(variables, normalize(jnp.asarray(images)), train=False)["TO1"]
     chosen = np.asarray(logits.argmax(1))
     maps = grad_cam(model, variables, images, "TO1", chosen, method=method)
-    assert set(maps) == {*stream_names(model), "fused"}
+    assert set(maps) == {*model.streams, "fused"}
     for heat in maps.values():
         assert heat.shape == (3, 24, 32) and heat.dtype == np.float32
         assert heat.min() >= 0 and heat.max() <= 1
@@ -57,15 +56,17 @@ def test_maps_of_every_stream(streams, method):
 def test_features_are_the_networks_own(fields):
     model, variables, images = network(**fields)
     x = normalize(jnp.asarray(images))
-    plain, sown = model.apply(variables, x, train=False, mutable=["intermediates"])
-    last = len(model.widths) - 1
+    plain, found = model.apply(
+        variables, x, train=False, mutable=["intermediates"], capture_intermediates=True
+    )
+    last = len(model.trunks[0].widths) - 1
 
     def objective(logits):
         return logits["TO1"][:, 2]
 
     features, gradients = features_and_gradients(model, variables, images, last, objective)
-    for stream in stream_names(model):
-        (expected,) = sown["intermediates"][stream]["features"]
+    for stream in model.streams:
+        (expected,) = found["intermediates"][stream]["__call__"]
         np.testing.assert_allclose(features[stream], expected, atol=1e-6)
     # The gradient says what a small change of the features does to the score.
     for stage in range(last + 1):
@@ -87,6 +88,16 @@ def test_features_are_the_networks_own(fields):
     np.testing.assert_array_equal(
         model.apply(variables, x, train=False)["TO1"], plain["TO1"]
     )  # nothing stays behind
+
+
+def test_maps_of_several_sizes_are_added_share_by_share():
+    """A coarse cell's share of the logit is spread over its place, so the total stays."""
+    rng = np.random.default_rng(0)
+    fine, coarse = rng.random((2, 8, 12), np.float32), np.full((2, 2, 3), 4.0, np.float32)
+    total = class_maps._sum([jnp.asarray(coarse), jnp.asarray(fine)])
+    np.testing.assert_allclose(total, fine + 4.0 / 16, rtol=1e-6)
+    alike = class_maps._sum([jnp.asarray(fine), jnp.asarray(2 * fine)])
+    np.testing.assert_array_equal(alike, fine + 2 * fine)
 
 
 @settings(deadline=None, max_examples=15)

@@ -11,7 +11,7 @@ from tests.tiny import read_predictions
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.export.__main__ import _main
 from wlsrl_jax.export.onnx import onnx_model
-from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.tasks import make_tasks
 
@@ -36,13 +36,19 @@ def test_every_network(streams, fusion, norm, shape):
     check(shape, streams=streams, fusion=fusion, norm=norm)
 
 
+@pytest.mark.parametrize("shape", [(40, 48, 1), (37, 50, 3)])
+@pytest.mark.parametrize("streams", ["dual", "standard"])
+def test_a_resnet(streams, shape):
+    check(shape, streams=streams, standard="resnet18", widths=(8, 8, 16, 16), blocks=0)
+
+
 @pytest.mark.parametrize("shape", [(24, 32, 1), (24, 20, 3)])
 def test_space_to_depth(shape):
     check(shape, space_to_depth=2)
 
 
 def check(shape, **fields):
-    model = make_model("tiny", HEADS, blocks=2, conv_implementation="lax", **fields)
+    model = make_model("tiny", HEADS, conv_implementation="lax", **{"blocks": 2, **fields})
     variables = model.init(jax.random.key(1), jnp.zeros((1, *shape)), train=False)
     rng = np.random.default_rng(0)  # scales and statistics that are not 1 and 0
     variables = jax.tree.map(

@@ -5,7 +5,7 @@ import pytest
 
 from wlsrl_jax.cli import status_of
 from wlsrl_jax.models import summary as model_summary
-from wlsrl_jax.models.dual_stream import PRESETS, make_model
+from wlsrl_jax.models.by_name import PRESETS, make_model
 
 HEADS = {"TO1": 4, "TO2": 2}
 
@@ -45,7 +45,7 @@ def test_every_preset_prints(preset, monkeypatch, capsys):
 
 
 def test_other_networks_print(monkeypatch, capsys):
-    flags = ["--architecture=resnet18", "--widths=4,8,8,12", "--size=64x96x1"]
+    flags = ["--streams=standard", "--standard=resnet18", "--widths=4,8,8,12", "--size=64x96x1"]
     monkeypatch.setattr(sys, "argv", ["x", *flags])
     model_summary.main()
     lines = {line[:20].strip(): line[20:].split() for line in capsys.readouterr().out.splitlines()}
@@ -53,6 +53,6 @@ def test_other_networks_print(monkeypatch, capsys):
         "32x48x4", "16x24x4", "2x3x12"]  # fmt: skip
     # Stem: 49 weights and 2 of the normalisation a channel; products at 32x48 places.
     assert lines["resnet18 stem"][1:] == ["204", f"{2 * 49 * 4 * 32 * 48 / 1e6:.2f}"]
-    for wrong, message in (("--widths=4,8", "four numbers"), ("--streams=standard", "not read")):
-        assert status_of(model_summary.main, ["--architecture=resnet18", wrong]) == 2
+    for wrong, message in (("--widths=4,8", "four numbers"), ("--space_to_depth=2", "not read")):
+        assert status_of(model_summary.main, [*flags[:2], wrong]) == 2
         assert message in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tests.tiny import run
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.export.__main__ import _main as export
 from wlsrl_jax.export.run_model import load
-from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.predict import __main__ as predict
 

@@ -23,6 +23,7 @@ from wlsrl_jax.evaluate.predictions import evaluate_predictions
 from wlsrl_jax.explain.__main__ import _main as explain
 from wlsrl_jax.export import __main__ as export
 from wlsrl_jax.export.pack import _ids, check_folder, pack
+from wlsrl_jax.models.by_name import build_model
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.predict import demo, uncertainty
 from wlsrl_jax.report import build, model_card
@@ -33,7 +34,6 @@ from wlsrl_jax.runs.open import introduction, load_trained
 from wlsrl_jax.runs.packed import MARK, WEIGHTS
 from wlsrl_jax.runtime.stop import StopRequest
 from wlsrl_jax.train.loop import train
-from wlsrl_jax.train.setup import build_model
 
 SHIPPED = pretrained.resolve(pretrained.DEFAULT)
 

@@ -43,7 +43,7 @@ def test_a_field_that_there_was_not_yet_counts_as_its_default(tmp_path):
     now = base_config("oct").to_dict()
     old = json.loads(json.dumps(now))
     del old["data"]["sampling"], old["data"]["phantom"]["seed"], old["eval"], old["on_nan"]
-    del old["model"]["architecture"], old["model"]["widths"], old["model"]["hidden"]
+    del old["model"]["standard"], old["model"]["widths"], old["model"]["hidden"]
     path = tmp_path / "config.json"
     write_json(path, old)
     check_config(path, now)

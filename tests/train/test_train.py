@@ -27,7 +27,7 @@ from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.evaluate import external
 from wlsrl_jax.evaluate.predict_split import predict_split
 from wlsrl_jax.losses import make_loss
-from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs.open import load_trained

@@ -13,6 +13,8 @@ Two maps of the same gradients:
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from wlsrl_jax.explain.features import features_and_gradients
-from wlsrl_jax.models.by_name import Network, stream_names
+from wlsrl_jax.models.dual_stream import Grader
 
 METHODS = ("layer_cam", "grad_cam")
 
 
 def grad_cam(
-    model: Network,
+    model: Grader,
     variables: Any,
     images: jax.Array | np.ndarray,
     task: str,
@@ -37,7 +39,8 @@ def grad_cam(
     """Maps of what speaks for a class of a task.
 
     "fused" is the sum over the streams before it is scaled: the streams' shares of the
-    logit, which the gradient weighs as the network fuses them. Each map is scaled to its own
+    logit, which the gradient weighs as the network fuses them. Stages are counted from the last;
+    one that a stream lacks takes no part in it. Each map is scaled to its own
     largest value, so maps compare within an image, not between images. Where nothing
     speaks for the class the map is 0 everywhere.
 
@@ -51,8 +54,7 @@ def grad_cam(
       method: "layer_cam" or "grad_cam".
 
     Returns:
-      Stream (see ``architectures.stream_names``) and "fused" -> float32
-      ``[B, H, W]`` in 0..1.
+      Stream (see ``Grader.streams``) and "fused" -> float32 ``[B, H, W]`` in 0..1.
 
     Raises:
       ValueError: for an unknown task or method, or images or classes of another shape.
@@ -61,11 +63,11 @@ def grad_cam(
     if method not in METHODS:
         raise ValueError(f"grad_cam: method={method!r}; choose one of {', '.join(METHODS)}.")
     found = _maps(model, method, task, variables, images, classes)
-    return {stream: np.asarray(found[stream]) for stream in (*stream_names(model), "fused")}
+    return {stream: np.asarray(found[stream]) for stream in (*model.streams, "fused")}
 
 
 def check_arguments(
-    model: Network, images: Any, task: str, classes: Any
+    model: Grader, images: Any, task: str, classes: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks what is to be explained.
 
@@ -117,7 +119,7 @@ def class_logit(logits: jax.Array, classes: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _maps(
-    model: Network,
+    model: Grader,
     method: str,
     task: str,
     variables: Any,
@@ -125,15 +127,16 @@ def _maps(
     classes: jax.Array,
 ) -> dict[str, jax.Array]:
     shape = images.shape[:3]
-    last = len(model.widths) - 1
-    stages = [last] if method == "grad_cam" else range(last + 1)
+    depth = max(len(trunk.widths) for trunk in model.trunks)
+    stages = [-1] if method == "grad_cam" else range(-depth, 0)
     total: dict[str, jax.Array] = {}
     for stage in stages:
         features, gradients = features_and_gradients(
             model, variables, images, stage, lambda logits: class_logit(logits[task], classes)
         )
-        raw = {s: _weighted(method, features[s], gradients[s]) for s in stream_names(model)}
-        raw["fused"] = functools.reduce(jnp.add, raw.values())
+        raw = {s: _weighted(method, features[s], gradients[s]) for s in features}
+        if len(raw) == len(model.streams):
+            raw["fused"] = _sum(list(raw.values()))
         for stream, heat in raw.items():
             heat = _scaled(jax.image.resize(jnp.maximum(heat, 0.0), shape, "bilinear"))
             total[stream] = total.get(stream, 0.0) + heat
@@ -147,6 +150,15 @@ def _weighted(method: str, features: jax.Array, gradients: jax.Array) -> jax.Arr
     else:
         weights = jnp.maximum(gradients, 0.0)
     return (weights * features).sum(axis=-1)
+
+
+def _sum(maps: Sequence[jax.Array]) -> jax.Array:
+    """Adds maps ``[B, h, w]`` on the grid of the finest, where a cell's share is spread out."""
+    shape = max((heat.shape for heat in maps), key=math.prod)
+    spread = (
+        jax.image.resize(heat, shape, "bilinear") * (heat.size / math.prod(shape)) for heat in maps
+    )
+    return functools.reduce(jnp.add, spread)
 
 
 def _scaled(heat: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from wlsrl_jax.explain.class_maps import check_arguments
 from wlsrl_jax.explain.integrated_gradients import blurred
-from wlsrl_jax.models.by_name import Network
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import normalize
 
 
@@ -43,7 +43,7 @@ def centred_gaussian(height: int, width: int) -> np.ndarray:
 
 
 def deletion_insertion(
-    model: Network,
+    model: Grader,
     variables: Any,
     images: np.ndarray,
     heat: np.ndarray,
@@ -110,7 +110,7 @@ def deletion_insertion(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _curves(
-    model: Network,
+    model: Grader,
     task: str,
     variables: Any,
     images: jax.Array,

@@ -9,28 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from wlsrl_jax.models.by_name import Network
-from wlsrl_jax.models.dual_stream import Stream
-from wlsrl_jax.models.layers import Conv
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import normalize
-from wlsrl_jax.models.resnet import BasicBlock, ResNetTrunk
-
-
-def _site(module: Any, stage: int, last: int) -> str | None:
-    """The stream whose stage output passes here: its result, or what the next stage reads."""
-    if stage == last:
-        return module.name if isinstance(module, Stream | ResNetTrunk) else None
-    block = f"stage{stage + 1}_block0"  # its first convolution; a pointwise one is its second
-    enters = (
-        module.name == block
-        if isinstance(module, BasicBlock)
-        else isinstance(module, Conv) and module.name in (f"{block}_conv", f"{block}_depthwise")
-    )
-    return module.parent.name if enters else None
 
 
 def forward(
-    model: Network,
+    model: Grader,
     variables: Any,
     images: jax.Array,
     stage: int,
@@ -45,13 +29,13 @@ def forward(
       model: the network.
       variables: its parameters and running statistics.
       images: normalised ``[B, H, W, C]``.
-      stage: whose output, after pooling; ``len(model.widths) - 1`` is the last feature map.
+      stage: whose output, after pooling, as an index of the stages of a trunk: -1 is the last
+        feature map. A trunk that has fewer stages is left as it is.
       change: (stream, ``[B, h, w, F]``) -> what takes its place.
 
     Returns:
       Task -> logits ``[B, C]``.
     """
-    last = len(model.widths) - 1
 
     def intercept(
         call: Callable[..., Any],
@@ -59,19 +43,20 @@ def forward(
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        stream = _site(context.module, stage, last) if context.method_name == "__call__" else None
-        if stream is None:
-            return call(*args, **kwargs)
-        if stage == last:
-            return change(stream, call(*args, **kwargs))
-        return call(change(stream, args[0]), *args[1:], **kwargs)
+        out = call(*args, **kwargs)
+        if context.method_name != "stage_output":
+            return out
+        trunk: Any = context.module
+        number = args[0]
+        here = number in (stage, stage + len(trunk.widths))
+        return change(str(trunk.name), out) if here else out
 
     with nn.intercept_methods(intercept):
         return model.apply(variables, images, train=False)
 
 
 def features_and_gradients(
-    model: Network,
+    model: Grader,
     variables: Any,
     images: jax.Array,
     stage: int,
@@ -87,7 +72,8 @@ def features_and_gradients(
       objective: of task -> logits ``[B, C]``, giving a score an image, ``[B]``.
 
     Returns:
-      (stream -> float32 ``[B, h, w, F]``, stream -> its gradient, of the same shape).
+      (stream -> float32 ``[B, h, w, F]``, stream -> its gradient, of the same shape), of the
+      streams that have the stage.
     """
     x = normalize(images)
     found: dict[str, jax.Array] = {}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wlsrl_jax.explain.class_maps import check_arguments, class_logit
-from wlsrl_jax.models.by_name import Network
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import normalize
 
 BLUR = 1 / 8
@@ -34,7 +34,7 @@ def blurred(images: np.ndarray, fraction: float = BLUR) -> np.ndarray:
 
 
 def integrated_gradients(
-    model: Network,
+    model: Grader,
     variables: Any,
     images: np.ndarray,
     task: str,
@@ -93,7 +93,7 @@ def integrated_gradients(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _integrate(
-    model: Network,
+    model: Grader,
     task: str,
     variables: Any,
     end: jax.Array,

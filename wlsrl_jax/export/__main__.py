@@ -31,12 +31,12 @@ from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
+from wlsrl_jax.models.by_name import build_network
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import InputSpec, input_spec
 from wlsrl_jax.runs.open import TrainedRun, add_workdir, load_trained, untrained_note
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
-from wlsrl_jax.train.setup import build_network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("model.stablehlo", "model.json", "run_model.py", "read_image.py")

@@ -7,15 +7,14 @@ the StableHLO artifact takes: uint8 ``[batch, H, W, C]``, any batch size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.models.by_name import Network
-from wlsrl_jax.models.dual_stream import STREAMS, DualStream
-from wlsrl_jax.models.resnet import BLOCKS, STREAM, ResNet18
+from wlsrl_jax.models.dual_stream import Grader
+from wlsrl_jax.models.trunks import PlainTrunk, ResNet18, Trunk
 from wlsrl_jax.tasks import Task
 
 OPSET = 21
@@ -70,20 +69,19 @@ class _Graph:
         return self.add("Gemm", x, kernel, bias, name=name)
 
 
-def _stream(
-    graph: _Graph, x: str, model: DualStream, kind: str, params: Any, stats: Any
-) -> str:  # fmt: skip
-    """One trunk and its pooled features ``[batch, features]``."""
-    for stage in range(len(model.widths)):
-        for block in range(model.blocks):
+def _plain(graph: _Graph, x: str, trunk: PlainTrunk, params: Any, stats: Any) -> str:
+    if trunk.space_to_depth > 1:
+        x = graph.add("SpaceToDepth", x, blocksize=trunk.space_to_depth)
+    for stage in range(len(trunk.widths)):
+        for block in range(trunk.blocks):
             name = f"stage{stage}_block{block}"
-            if kind == "standard" or (stage == 0 and block == 0):
-                conv = params[f"{name}_conv"]
-            else:
+            if trunk.separable and (stage or block):
                 x = graph.conv(x, params[f"{name}_depthwise"]["kernel"], None, depthwise=True)
                 conv = params[f"{name}_pointwise"]
+            else:
+                conv = params[f"{name}_conv"]
             norm = params[f"{name}_norm"]
-            if model.norm == "batch":
+            if trunk.norm == "batch":
                 x = graph.conv_norm(x, conv, norm, stats[f"{name}_norm"])
             else:
                 x = graph.conv(x, conv["kernel"], None, depthwise=False)
@@ -94,18 +92,17 @@ def _stream(
                     num_groups=max(g for g in range(1, 9) if width % g == 0),
                 )  # fmt: skip
             x = graph.add("Relu", x)
-        if stage < len(model.widths) - 1:  # an odd side's last row or column stands alone
+        if stage < len(trunk.widths) - 1:  # an odd side's last row or column stands alone
             x = graph.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
-    return graph.add("Flatten", graph.add("GlobalAveragePool", x))
+    return x
 
 
-def _resnet(graph: _Graph, x: str, model: ResNet18, params: Any, stats: Any) -> str:
-    """The trunk of a ResNet-18 and its pooled features ``[batch, features]``."""
+def _resnet(graph: _Graph, x: str, trunk: ResNet18, params: Any, stats: Any) -> str:
     x = graph.conv_norm(x, params["stem_conv"], params["stem_norm"], stats["stem_norm"], 2)
     x = graph.add("Relu", x)
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    for stage in range(len(model.widths)):
-        for block in range(BLOCKS):
+    for stage in range(len(trunk.widths)):
+        for block in range(trunk.blocks):
             p, s = params[f"stage{stage}_block{block}"], stats[f"stage{stage}_block{block}"]
             stride = 2 if stage > 0 and block == 0 else 1
             y = graph.conv_norm(x, p["conv1"], p["norm1"], s["norm1"], stride)
@@ -116,23 +113,19 @@ def _resnet(graph: _Graph, x: str, model: ResNet18, params: Any, stats: Any) -> 
                     x, p["shortcut_conv"], p["shortcut_norm"], s["shortcut_norm"], stride
                 )
             x = graph.add("Relu", graph.add("Add", x, y))
-    return graph.add("Flatten", graph.add("GlobalAveragePool", x))
+    return x
 
 
-def _features(graph: _Graph, x: str, model: Network, params: Any, stats: Any) -> str:
-    """What the shared dense layer reads."""
-    if isinstance(model, ResNet18):
-        return _resnet(graph, x, model, params[STREAM], stats[STREAM])
-    if model.space_to_depth > 1:
-        x = graph.add("SpaceToDepth", x, blocksize=model.space_to_depth)
-    pooled = [
-        _stream(graph, x, model, kind, params[kind], stats.get(kind, {}))
-        for kind in STREAMS[model.streams]
-    ]
-    return _fused(graph, model, pooled, params)
+_TRUNKS: Mapping[type[Trunk], Callable[..., str]] = {PlainTrunk: _plain, ResNet18: _resnet}
 
 
-def _fused(graph: _Graph, model: DualStream, pooled: list[str], params: Any) -> str:
+def _features(graph: _Graph, x: str, model: Grader, params: Any, stats: Any) -> str:
+    """What the shared dense layer reads, ``[batch, features]``."""
+    pooled = []
+    for trunk in model.trunks:
+        write, name = _TRUNKS[type(trunk)], trunk.name
+        maps = write(graph, x, trunk, params[name], stats.get(name, {}))
+        pooled.append(graph.add("Flatten", graph.add("GlobalAveragePool", maps)))
     if len(pooled) == 1:
         return pooled[0]
     if model.fusion == "sum":
@@ -146,7 +139,7 @@ def _fused(graph: _Graph, model: DualStream, pooled: list[str], params: Any) -> 
 
 
 def onnx_model(
-    model: Network,
+    model: Grader,
     variables: Any,
     tasks: Sequence[Task],
     image_shape: tuple[int, int, int],

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+
+from wlsrl_jax.models.dual_stream import Grader
 
 
 def normalize(images: jax.Array) -> jax.Array:
@@ -16,12 +17,12 @@ def normalize(images: jax.Array) -> jax.Array:
 
 
 def make_predict_step(
-    model: nn.Module, *, mirror: bool = False
+    model: Grader, *, mirror: bool = False
 ) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
     """Builds the forward pass of evaluation.
 
     Args:
-      model: module returning task -> logits ``[B, C]``.
+      model: the network.
       mirror: whether an image's probabilities are the mean of its own and those of its left-right
         mirror image: the other eye's view, which has the same disease.
 

@@ -1,13 +1,12 @@
-"""A printable summary of a model: shapes, parameters and FLOPs of every stage.
+"""Shapes, parameters and FLOPs of every stage of a network; ``nn.tabulate`` has every layer.
 
 python -m wlsrl_jax.models.summary --preset=small --size=64x64x1
-python -m wlsrl_jax.models.summary --architecture=resnet18 --widths=16,32,64,128
+python -m wlsrl_jax.models.summary --streams=standard --standard=resnet18
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ from flax import linen as nn
 from wlsrl_jax import cli
 from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.phantoms.source import PHANTOMS
-from wlsrl_jax.models.by_name import ARCHITECTURES, Network, make_network
-from wlsrl_jax.models.dual_stream import PRESETS
+from wlsrl_jax.models.by_name import PRESETS, STREAMS, make_model
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.layers import Conv
+from wlsrl_jax.models.trunks import PLAIN, TRUNKS
 from wlsrl_jax.tasks import MODALITIES, make_tasks
 
 
@@ -35,7 +35,8 @@ class Row:
       shape: of the output for one image, pooling excluded.
       parameters: trainable numbers.
       flops: of one image's forward pass; a multiply and an add are two. Convolutions
-        and dense layers are counted, elementwise work is not.
+        and dense layers are counted, elementwise work is not. (The compiler cannot tell: a
+        compiled kernel counts nothing there.)
     """
 
     name: str
@@ -48,7 +49,7 @@ def _row_name(path: tuple[str, ...]) -> str:
     return f"{path[0]} {path[1].split('_')[0]}" if len(path) > 1 else path[0]
 
 
-def stages(model: Network, image_shape: tuple[int, int, int]) -> list[Row]:
+def stages(model: Grader, image_shape: tuple[int, int, int]) -> list[Row]:
     """Counts parameters and FLOPs without computing anything.
 
     Args:
@@ -58,7 +59,7 @@ def stages(model: Network, image_shape: tuple[int, int, int]) -> list[Row]:
     Returns:
       Rows in the order of the forward pass.
     """
-    rows: dict[str, Row] = collections.OrderedDict()
+    rows: dict[str, Row] = {}
 
     def count(next_fun: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         out = next_fun(*args, **kwargs)
@@ -87,16 +88,8 @@ def stages(model: Network, image_shape: tuple[int, int, int]) -> list[Row]:
     return list(rows.values())
 
 
-def summarize(model: Network, image_shape: tuple[int, int, int]) -> str:
-    """Formats ``stages`` as a table with totals.
-
-    Args:
-      model: the network.
-      image_shape: (height, width, channels).
-
-    Returns:
-      Lines of text.
-    """
+def summarize(model: Grader, image_shape: tuple[int, int, int]) -> str:
+    """Formats ``stages`` as lines of text, with totals."""
     rows = stages(model, image_shape)
     total = Row("total", (), sum(r.parameters for r in rows), sum(r.flops for r in rows))
     lines = [f"{'stage':<20} {'output':>15} {'parameters':>12} {'MFLOP an image':>15}"]
@@ -134,15 +127,17 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m wlsrl_jax.models.summary",
         description="Shapes, parameters and FLOPs of a network.",
     )
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default=ARCHITECTURES[0])
+    parser.add_argument("--streams", choices=list(STREAMS), default="dual")
+    for kind in STREAMS["dual"]:
+        names = [row.name for row in TRUNKS if row.kind == kind]
+        parser.add_argument(f"--{kind}", choices=names, default=PLAIN, help=f"the {kind} stream")
     parser.add_argument("--preset", choices=list(PRESETS), default="small")
     parser.add_argument("--size", type=_size, default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
-    parser.add_argument("--streams", default="dual", choices=["dual", "separable", "standard"])
     parser.add_argument(
         "--widths",
         type=_widths,
         default=(),
-        help="channels of each stage, as 16,32,64; default: the preset's",
+        help="channels of each stage, as 16,32,64; default: the trunk's, or the preset's",
     )  # fmt: skip
     parser.add_argument("--space_to_depth", type=cli.number(1), default=1)
     return parser
@@ -155,14 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     modality = next(m.name for m in MODALITIES.values() if m.channels == channels)
     tasks = make_tasks(modality, PHANTOMS[modality].classes, PHANTOMS[modality].normal)
     heads = {task.name: task.num_classes for task in tasks}
-    model = make_network(
-        args.architecture,
-        args.preset,
-        heads,
-        widths=args.widths,
-        streams=args.streams,
-        space_to_depth=args.space_to_depth,
-    )
+    fields = {name: value for name, value in vars(args).items() if name not in ("size", "preset")}
+    model = make_model(args.preset, heads, **fields)
     print(summarize(model, (height, width, channels)))
 
 

@@ -19,14 +19,14 @@ import numpy as np
 
 from wlsrl_jax import cli
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.models.by_name import Network
+from wlsrl_jax.models.by_name import build_model, image_shape
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import checkpoint, packed
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_config, read_data, read_document
 from wlsrl_jax.runs.weights import read_weights
 from wlsrl_jax.tasks import Task
-from wlsrl_jax.train.setup import build_model, image_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TrainedRun:
     data: dict[str, Any]
     tasks: tuple[Task, ...]
     untrained: tuple[str, ...]
-    model: Network
+    model: Grader
     variables: dict[str, Any]
 
     @property

@@ -325,13 +325,10 @@ def _step_arguments(run: Run, shapes: Any, shardings: Any) -> tuple[Any, Any]:
 
 def _opening(run: Run) -> str:
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(run.state_shapes.params))
-    model = run.config.model
-    dual = model.architecture == "dual_stream"
-    network = f"{model.streams} stream" if dual else model.architecture
     sizes = ", ".join(f"{len(s)} {name}" for name, s in run.dataset.splits.items())
     lines = [
         f"data: {run.dataset.name} ({run.dataset.modality}), {sizes}",
-        f"model: {network}, {count:,} parameters; "
+        f"model: {' + '.join(run.model.streams)}, {count:,} parameters; "
         f"loss: {run.config.loss.name}; {run.total_steps} steps of {run.config.batch_size}",
     ]
     if run.config.data.sampling != "natural":

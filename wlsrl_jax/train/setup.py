@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from wlsrl_jax.data.augment import Augmentation
@@ -18,14 +16,13 @@ from wlsrl_jax.data.prepare.groups import SPLITS
 from wlsrl_jax.data.sampling import epoch_labels
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import LOSSES, Loss, make_loss
-from wlsrl_jax.models.by_name import Network, make_network
+from wlsrl_jax.models.by_name import build_model, image_shape
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
-from wlsrl_jax.tasks import MODALITIES, Task, class_counts, make_tasks, tasks_document
+from wlsrl_jax.tasks import Task, class_counts, make_tasks, tasks_document
 from wlsrl_jax.train import step as steps
 from wlsrl_jax.train.class_weights import class_weights
 from wlsrl_jax.train.optimizer import learning_rate_schedule, make_optimizer
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Run:
     config: Any
     dataset: Dataset
     tasks: tuple[Task, ...]
-    model: Network
+    model: Grader
     losses: dict[str, Loss]
     class_weights: dict[str, list[float]]
     optimizer: optax.GradientTransformation
@@ -114,33 +111,6 @@ class Run:
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""
         return max(1, round(epochs * self.steps_per_epoch))
-
-
-def image_shape(config: Any) -> tuple[int, int, int]:
-    """(height, width, channels) of the input of a config's model."""
-    return config.data.height, config.data.width, MODALITIES[config.modality].channels
-
-
-def build_model(config: Any, tasks: tuple[Task, ...]) -> Network:
-    """The network of a config with one head a task; see ``build_network``."""
-    return build_network(config, {task.name: task.num_classes for task in tasks})
-
-
-def build_network(config: Any, heads: Mapping[str, int]) -> Network:
-    """The network of a config.
-
-    Args:
-      config: the config.
-      heads: task -> number of classes.
-
-    Raises:
-      Mistake: names the field of ``config.model`` that is wrong.
-    """
-    fields = dict(config.model)
-    dtype = fields.pop("dtype")
-    if dtype not in DTYPES:
-        raise Mistake(f"config.model.dtype={dtype!r}; choose one of {', '.join(DTYPES)}.")
-    return make_network(heads=heads, dtype=DTYPES[dtype], **fields)
 
 
 def build_losses(

@@ -9,9 +9,9 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from wlsrl_jax.losses import Loss, multitask_mean, safe_ratio
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.train.mixup import mixup
 
@@ -38,7 +38,7 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module,
+    model: Grader,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     seed: int,
@@ -46,7 +46,7 @@ def init_state(
     """Initialises a run; a function of its arguments only.
 
     Args:
-      model: module called as ``model(images, train=...)``.
+      model: the network.
       optimizer: gradient transformation.
       image_shape: (height, width, channels) of one image.
       seed: seed of the parameters.
@@ -67,7 +67,7 @@ def init_state(
 
 
 def make_train_step(
-    model: nn.Module,
+    model: Grader,
     optimizer: optax.GradientTransformation,
     losses: Mapping[str, Loss],
     task_weights: Mapping[str, float],
@@ -85,7 +85,7 @@ def make_train_step(
     whole batch (up to BatchNorm, whose statistics are those of a micro-batch).
 
     Args:
-      model: module returning task -> logits ``[B, C]``.
+      model: the network.
       optimizer: gradient transformation.
       losses: task -> loss.
       task_weights: task -> lambda; 0 leaves a task out.
@@ -124,7 +124,7 @@ def make_train_step(
         if mixup_alpha:
             # Of the same family as a micro-batch's key, and no micro-batch has this number.
             mix_key = jax.random.fold_in(key, accumulation)
-            widths = dict(model.heads)  # type: ignore[attr-defined]
+            widths = dict(model.heads)
             images, labels = mixup(images, labels, widths, mixup_alpha, mix_key)
         denominators = {t: jnp.sum(losses[t].weights(labels[t])) for t in active}
         if accumulation == 1:

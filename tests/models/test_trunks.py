@@ -1,4 +1,4 @@
-"""The reference network, alone and as a run."""
+"""The trunks that are not plain: alone, beside a plain one, and as runs."""
 
 import csv
 import json
@@ -19,9 +19,11 @@ from wlsrl_jax.explain.features import features_and_gradients, forward
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.__main__ import export_run
 from wlsrl_jax.losses import make_loss
-from wlsrl_jax.models.by_name import make_network, stream_names
+from wlsrl_jax.models.by_name import make_model
+from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.models.summary import stages
+from wlsrl_jax.models.trunks import PlainTrunk, ResNet18
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.report.build import build
 from wlsrl_jax.report.model_card import model_card
@@ -31,10 +33,18 @@ from wlsrl_jax.train import step as steps
 
 HEADS = {"TO1": 4, "TO2": 2}
 NARROW = (4, 8, 8, 12)
+RESNET = {"streams": "standard", "standard": "resnet18"}
 
 
 def network(**fields):
-    return make_network("resnet18", "tiny", HEADS, **{"widths": NARROW, **fields})
+    return make_model("tiny", HEADS, **{**RESNET, "widths": NARROW, **fields})
+
+
+def beside(**fields):
+    """A ResNet-18 as the standard of two streams, whose other has fewer stages."""
+    plain = PlainTrunk((8, 16), separable=True, name="separable", **fields)
+    resnet = ResNet18(NARROW, name="resnet18", **fields)
+    return Grader((plain, resnet), "concat", tuple(HEADS.items()), hidden=16)
 
 
 def images(shape=(3, 32, 40, 1), seed=0):
@@ -63,7 +73,7 @@ def started(model, x):
 @pytest.mark.parametrize(("channels", "trunk"), [(3, 11_176_512), (1, 11_176_512 - 2 * 49 * 64)])
 def test_parameters_are_torchvisions(channels, trunk):
     """torchvision.models.resnet18 has 11,689,512, of which 513,000 are its last layer."""
-    model = make_network("resnet18", "medium", HEADS)
+    model = make_model("medium", HEADS, **RESNET)
     x = jnp.zeros((1, 64, 96, channels))
     variables, out = jax.eval_shape(
         lambda: (v := model.init(jax.random.key(0), x, train=False), model.apply(v, x, train=False))
@@ -79,7 +89,7 @@ def test_parameters_are_torchvisions(channels, trunk):
 def test_heads_are_the_dual_networks():
     ours, theirs = (
         jax.eval_shape(lambda m=m: m.init(jax.random.key(0), images(), train=False))["params"]
-        for m in (network(), make_network("dual_stream", "tiny", HEADS))
+        for m in (network(), make_model("tiny", HEADS))
     )
     for name in ("head_TO1", "head_TO2"):
         assert ours[name] == theirs[name]
@@ -89,12 +99,10 @@ def test_heads_are_the_dual_networks():
 @pytest.mark.parametrize("shape", [(1, 224, 224, 3), (2, 33, 47, 1), (1, 16, 16, 1)])
 def test_the_last_feature_map_is_a_32nd(shape):
     model, x = network(), images(shape)
-    _, found = jax.eval_shape(
-        lambda: model.apply(
-            model.init(jax.random.key(0), x, train=False), x, train=False, mutable="intermediates"
-        )
+    trunk = model.trunks[0]
+    features = jax.eval_shape(
+        lambda: trunk.apply(trunk.init(jax.random.key(0), x, train=False), x, train=False)
     )
-    (features,) = found["intermediates"]["resnet18"]["features"]
     assert features.shape == (shape[0], -(-shape[1] // 32), -(-shape[2] // 32), 12)
 
 
@@ -141,7 +149,8 @@ def test_bfloat16_computes_low_and_answers_float32():
     np.testing.assert_allclose(low, exact, rtol=0.1, atol=0.05 * float(jnp.abs(exact).max()))
 
 
-def test_training_lowers_the_loss_and_moves_every_parameter_and_statistic():
+@pytest.mark.parametrize("network", [network, beside])
+def test_training_lowers_the_loss_and_moves_every_parameter_and_statistic(network):
     model = network()
     source = PhantomSource("oct", "train", 24, 32, 32)
     rows = [source[k] for k in range(24)]
@@ -170,46 +179,62 @@ def test_training_lowers_the_loss_and_moves_every_parameter_and_statistic():
 
 @pytest.mark.parametrize("method", ["layer_cam", "grad_cam"])
 def test_maps(method):
-    model, x = network(conv_implementation="xla"), images((3, 48, 64, 1))
-    variables = started(model, x)
+    x = images((3, 48, 64, 1))
     pixels = np.random.default_rng(0).integers(0, 256, x.shape, dtype=np.uint8)
-    maps = grad_cam(model, variables, pixels, "TO1", np.asarray([0, 1, 2]), method=method)
-    assert set(maps) == {"resnet18", "fused"} == {*stream_names(model), "fused"}
-    np.testing.assert_array_equal(maps["fused"], maps["resnet18"])
-    assert maps["fused"].shape == (3, 48, 64)
-    assert 0 <= maps["fused"].min() < maps["fused"].max() <= 1
+
+    def maps_of(model):
+        variables, classes = started(model, x), np.asarray([0, 1, 2])
+        maps = grad_cam(model, variables, pixels, "TO1", classes, method=method)
+        assert set(maps) == {*model.streams, "fused"}
+        for heat in maps.values():
+            assert heat.shape == (3, 48, 64) and 0 <= heat.min() < heat.max() <= 1
+        return maps
+
+    alone = maps_of(network(conv_implementation="xla"))
+    np.testing.assert_array_equal(alone["fused"], alone["resnet18"])
+    both = maps_of(beside(implementation="xla"))
+    for stream in ("separable", "resnet18"):
+        assert np.any(both["fused"] != both[stream])
 
 
 def test_features_are_the_networks_own():
-    model, x = network(conv_implementation="xla"), images((2, 48, 64, 1))
+    model, x = beside(implementation="xla"), images((2, 48, 64, 1))
     variables = started(model, x)
     pixels = np.random.default_rng(0).integers(0, 256, x.shape, dtype=np.uint8)
     normal = normalize(jnp.asarray(pixels))
-    plain, sown = jax.jit(lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]))(
-        variables, normal
-    )
-    for stage, width in enumerate(NARROW):
+    plain, found = jax.jit(
+        lambda v, x: model.apply(
+            v, x, train=False, mutable=["intermediates"], capture_intermediates=True
+        )
+    )(variables, normal)
+    for stage, width in zip(range(-4, 0), NARROW):
         features, gradients = jax.jit(
             lambda v, x, stage=stage: features_and_gradients(
                 model, v, x, stage, lambda logits: logits["TO1"][:, 2]
             )
         )(variables, pixels)
-        side = 4 * 2**stage
+        assert ("separable" in features) == (stage >= -2)  # it has two stages
+        side = 4 * 2 ** (stage + 4)
         assert features["resnet18"].shape == (2, -(-48 // side), -(-64 // side), width)
         assert np.any(gradients["resnet18"] != 0)
         moved = jax.jit(
             lambda v, x, stage=stage: forward(model, v, x, stage, lambda stream, v: v + 1.0)
         )(variables, normal)
         assert np.any(moved["TO1"] != plain["TO1"])
-    (expected,) = sown["intermediates"]["resnet18"]["features"]
-    np.testing.assert_allclose(features["resnet18"], expected, atol=1e-5)
+    for stream in model.streams:
+        (expected,) = found["intermediates"][stream]["__call__"]
+        np.testing.assert_allclose(features[stream], expected, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+@pytest.fixture(scope="module", params=["alone", "beside a plain one"])
+def finished(request, tmp_path_factory):
+    """(workdir, config.model's fields)."""
     workdir = tmp_path_factory.mktemp("resnet")
-    run(workdir, model__architecture="resnet18", model__widths=NARROW, report=True)
-    return workdir
+    fields = {"model__standard": "resnet18", "model__widths": NARROW}
+    if request.param == "alone":
+        fields["model__streams"] = "standard"
+    run(workdir, **fields, report=True)
+    return workdir, fields
 
 
 def phantoms():
@@ -218,18 +243,20 @@ def phantoms():
 
 
 def test_a_run_goes_on_and_is_evaluated(finished, capsys):
-    config = tiny_config(model__architecture="resnet18", model__widths=NARROW, report=True)
+    finished, fields = finished
+    config = tiny_config(**fields, report=True)
     assert json.loads((finished / "config.json").read_text())["model"]["widths"] == list(NARROW)
-    run(finished, model__architecture="resnet18", model__widths=NARROW, report=True)
+    run(finished, **fields, report=True)
     assert "finished run" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"widths: \[4, 8, 8, 12\] there, \[4, 8, 8, 8\] now"):
-        run(finished, model__architecture="resnet18", model__widths=(4, 8, 8, 8))
+        run(finished, **{**fields, "model__widths": (4, 8, 8, 8)})
     document = external.evaluate_workdir(config, finished, StopRequest())
     known = json.loads((finished / "metrics.json").read_text())
     assert document["test"]["TO1"]["accuracy"] == known["test"]["TO1"]["accuracy"]
 
 
 def test_prediction_explanation_and_both_exports(finished, tmp_path, capsys):
+    finished, _ = finished
     rows = phantoms()[:6]
     for k, row in enumerate(rows):
         Image.fromarray(row["image"][..., 0]).save(tmp_path / f"{k}.png")
@@ -257,6 +284,10 @@ def test_prediction_explanation_and_both_exports(finished, tmp_path, capsys):
 
 
 def test_report_and_model_card(finished):
+    finished, fields = finished
     text = model_card(finished)
-    assert "A ResNet-18 (He et al., CVPR 2016; widths 4, 8, 8, 12)" in text
+    assert "resnet18: ResNet-18 (He et al., CVPR 2016), widths 4, 8, 8, 12; " in text
+    alone = fields.get("model__streams") == "standard"
+    assert ("A network of one stream" in text) == alone
+    assert ("separable: plain, blocks 1, norm batch" in text) == (not alone)
     assert "resnet18" in build([finished], show_ids=False, pictures=2)
