@@ -65,6 +65,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("export", "the model as one file that runs without this package"),
         ("main", "from flags to a trained run and its report"),
     ),
+    (("__main__", "the command wlsrl: its verbs, and what each is for"),),
 )
 """Lowest first: (room, what it is for). A room imports from floors below its own, never from its
 own floor or above; within a room, files may import each other in any way but a circle."""

@@ -3,19 +3,23 @@
 import argparse
 import ast
 import contextlib
-import importlib
+import inspect
 import io
+import json
 import os
 import re
+import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import wlsrl_jax
-from tests.tiny import ROOT
+from tests.tiny import ROOT, tiny_flags
 from wlsrl_jax import cli
+from wlsrl_jax.__main__ import VERBS, load
 from wlsrl_jax.files import (
     SHOWN,
     Mistake,
@@ -32,25 +36,19 @@ STANDALONE = {
     "export/run_model.py",  # goes with an exported model and imports nothing of ours
     "ops/kernels/trial.py",  # what build.py starts
 }
-OTHER_FLAGS = {"main.py"}  # absl's
 # Flags of free text, which are no paths. A new one is to be added here or to use a path type.
 TEXTS = {"dataset", "name", "normal", "variant", "note", "beam_runner", "beam_options",
          "pixel_bits", "path_column", "label_column", "patient_column", "eye_column",
-         "split_column"}  # fmt: skip
+         "split_column", "coordinator_address", "num_processes", "process_id",
+         "initialization_timeout"}  # fmt: skip
 
 
-def commands():
-    found = []
+def entries():
+    """Files that are a command of their own: (name, the block under ``if __name__``)."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if re.search(r"^if __name__ == .__main__.", path.read_text(encoding="utf-8"), re.M):
-            found.append(name)
-    return [name for name in found if name not in STANDALONE]
-
-
-def module_of(name):
-    parts = ["wlsrl_jax", *Path(name).with_suffix("").parts]
-    return importlib.import_module(".".join(parts))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+                yield path.relative_to(PACKAGE).as_posix(), ast.unparse(node.body[-1])
 
 
 def run(*arguments, **options):
@@ -63,35 +61,106 @@ def environment(**changes):
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
-def test_the_commands_are_found():
-    assert {"main.py", "predict/__main__.py", "data/prepare/__main__.py"} <= set(commands())
-    assert len(commands()) >= 16
+def test_a_file_is_a_command_where_its_name_is_promised():
+    promised = {"main.py", "predict/__main__.py", "data/prepare/__main__.py",
+                "data/audit/__main__.py", "explain/__main__.py", "report/__main__.py",
+                "export/__main__.py", "evaluate/__main__.py"}  # fmt: skip
+    last = {name: line for name, line in entries() if name not in STANDALONE}
+    assert last.keys() == {*promised, "__main__.py"}
+    assert last.pop("__main__.py") == "main()"
+    assert set(last.values()) == {"cli.run_command(main)"}
+    modules = {f"wlsrl_jax/{name}" for name in promised}
+    ours = {Path(load(verb).__file__).relative_to(PACKAGE.parent).as_posix() for verb in VERBS}
+    assert modules <= ours
 
 
-@pytest.mark.parametrize("name", [c for c in commands() if c not in OTHER_FLAGS])
-def test_every_command_goes_through_run_command(name):
-    tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
-    (entry,) = [n for n in tree.body if isinstance(n, ast.If) and "__main__" in ast.dump(n.test)]
-    last = entry.body[-1]
-    assert isinstance(last, ast.Expr) and isinstance(last.value, ast.Call), name
-    assert getattr(last.value.func, "id", "") == "run_command", name
+def test_every_parser_is_of_a_verb():
+    makes = {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
+        if re.search("^def make_parser", path.read_text(encoding="utf-8"), re.M)
+    }  # fmt: skip
+    of_verbs = {
+        Path(inspect.getsourcefile(load(verb).make_parser)).relative_to(PACKAGE).as_posix()
+        for verb in VERBS
+    }
+    assert makes == of_verbs
 
 
-@pytest.mark.parametrize("name", [c for c in commands() if c not in OTHER_FLAGS])
-def test_every_path_flag_is_a_path_of_this_machine(name):
-    parser = module_of(name).make_parser()
-    assert isinstance(parser, cli.Parser)
-    for action in parser._actions:
+def flags_of(verb):
+    parser = load(verb).make_parser()
+    assert isinstance(parser, cli.Parser) and parser.prog == f"wlsrl {verb}"
+    return [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_path_flag_is_a_path_of_this_machine(verb):
+    for action in flags_of(verb):
         takes_text = action.nargs != 0 and not action.choices and action.type in (None, str, Path)
-        if takes_text and not isinstance(action, argparse._HelpAction):
-            assert action.dest in TEXTS, f"{name}: --{action.dest} needs a type of cli.PATH_TYPES"
-        if re.search(r"dir|file|source|table|workdir|paths|images|overlays|output", action.dest):
+        if takes_text:
+            assert action.dest in TEXTS, f"{verb}: --{action.dest} needs a type of cli.PATH_TYPES"
+        if re.search(r"dir|file|source|^table|against|images|overlays|output", action.dest):
             if action.dest not in ("on_bad_file",):
-                assert action.type in cli.PATH_TYPES, f"{name}: --{action.dest}"
+                assert action.type in cli.PATH_TYPES, f"{verb}: --{action.dest}"
         if action.dest in ("output", "overlays"):
-            assert action.type in (cli.output_file, cli.output_folder), f"{name}: --{action.dest}"
+            assert action.type in (cli.output_file, cli.output_folder), f"{verb}: --{action.dest}"
         if action.type is int:
-            pytest.fail(f"{name}: --{action.dest} needs cli.number, which has a range")
+            pytest.fail(f"{verb}: --{action.dest} needs cli.number, which has a range")
+
+
+def test_flags_are_of_one_style():
+    """Images alone have no name; what several verbs have is told in the same words."""
+    told = {}
+    for verb in VERBS:
+        for action in flags_of(verb):
+            assert action.help, f"{verb}: {action.dest} has no help"
+            if action.option_strings:
+                assert action.option_strings == [f"--{action.dest}"], verb
+                text = action.help.partition(";")[0]
+                told.setdefault(action.dest, {}).setdefault(text, []).append(verb)
+            else:
+                assert action.dest == "images", f"{verb}: {action.dest} needs a name"
+    for name in ("batch_size", "data_dir", "limit", "pixel_bits", "quality_check", "source"):
+        assert len(told[name]) == 1, told[name]
+    runs = {text for text, verbs in told["workdir"].items() if verbs != ["train"]}
+    assert all(text.startswith("of a finished run") for text in runs) and len(runs) == 2
+
+
+def test_help_lists_every_verb_and_loads_none():
+    code = (
+        "import sys, wlsrl_jax.__main__ as m; sys.argv = ['wlsrl', '--help']\n"
+        "try:\n    m.main()\nfinally:\n"
+        "    print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          timeout=100, env=environment())  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    for verb, (_, line) in VERBS.items():
+        assert f"  {verb:<12} {line}\n" in done.stdout
+    for heavy in ("jax", "numpy", "absl", "ml_collections", "tensorflow_datasets", "matplotlib"):
+        assert f"'{heavy}'" not in done.stdout
+    assert done.stdout.isascii() and max(map(len, done.stdout.splitlines()[:-1])) <= 100
+    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    assert spent < 1.0, spent  # 0.1 s where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["predict", "--help"], 0, "usage: wlsrl predict"),
+        (["train", "--help"], 0, "usage: wlsrl train"),
+        (["--version"], 0, f"wlsrl_jax {wlsrl_jax.__version__}\n"),
+        (["predikt", "x.png"], 2, "error: there is no verb 'predikt'; did you mean predict? "),
+        ([], 2, "error: a verb is needed"),
+        (["card", "--workdir"], 2, "error: argument --workdir: expected one argument"),
+        (["report", "runs/a"], 2, "error: the following arguments are required: --workdir"),
+    ],
+)
+def test_what_the_command_says(arguments, status, said, tmp_path):
+    done = run("wlsrl_jax", *arguments, cwd=tmp_path, env=environment())
+    assert done.returncode == status and said in done.stdout + done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == (1 if status else 0), done.stderr
 
 
 def test_a_path_is_of_this_machine(monkeypatch, tmp_path):
@@ -192,7 +261,7 @@ def test_a_terminal_without_our_letters():
 
 
 def test_a_command_imports_without_what_windows_lacks():
-    names = [".".join(["wlsrl_jax", *Path(c).with_suffix("").parts]) for c in commands()]
+    names = [load(verb).__name__ for verb in VERBS]
     code = f"""
 import importlib, sys
 class Absent:
@@ -223,10 +292,54 @@ def test_a_users_own_jax_py_is_not_taken_for_jax(tmp_path):
     )
     for path in ("", str(tmp_path)):  # an empty entry of PYTHONPATH is the working directory
         env = environment(PYTHONPATH=os.pathsep.join([path, str(ROOT)]))
-        done = run("wlsrl_jax.models.summary", cwd=tmp_path, env=env)
+        done = run("wlsrl_jax", "summary", cwd=tmp_path, env=env)
         assert done.returncode == 0 and "total" in done.stdout, done.stderr
-    done = run("wlsrl_jax.main", "--config=mine.py", cwd=tmp_path, env=environment())
-    assert done.returncode == 2 and "mine.py, line 5" in done.stderr, done.stderr
+    script = str(console_script(tmp_path / "bin"))
+    for command in (["-m", "wlsrl_jax", "train"], ["-m", "wlsrl_jax.main"], [script, "train"]):
+        done = subprocess.run([sys.executable, *command, "--config=mine.py"], cwd=tmp_path,
+                              env=environment(), capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 2 and "mine.py, line 5" in done.stderr, done.stderr
+    for path in ("", str(tmp_path)):
+        env = environment(PYTHONPATH=os.pathsep.join([path, str(ROOT)]))
+        done = subprocess.run([sys.executable, script, "summary"], cwd=tmp_path, env=env,
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0 and "total" in done.stdout, done.stderr
+
+
+def console_script(folder):
+    """The script that pip writes for the entry point of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, function = project["scripts"]["wlsrl"].split(":")
+    folder.mkdir(exist_ok=True)
+    script = folder / "wlsrl"
+    script.write_text(
+        f"import sys\nfrom {module} import {function}\n"
+        f"if __name__ == '__main__':\n    sys.exit({function}())\n"
+    )
+    return script
+
+
+def test_the_console_script_restarts_itself_and_remembers_its_command(tmp_path):
+    """With large pages, as python -m does; the signals wait meanwhile."""
+    script, workdir = console_script(tmp_path / "bin"), tmp_path / "run"
+    flags = [f"--config={ROOT}/configs/oct.py", f"--workdir={workdir}", *tiny_flags(report=True)]
+    env = {k: v for k, v in environment().items() if k != "GLIBC_TUNABLES"}
+    process = subprocess.Popen([sys.executable, str(script), "train", *flags], cwd=tmp_path,
+                               env=env, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert "devices" in process.stdout.readline()
+    if sys.platform == "linux":
+        started = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in started
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"report: {workdir / 'report.html'}" in output
+    saved = json.loads((workdir / "environment.json").read_text())
+    assert saved["command"] == ["wlsrl train", *flags]
+    assert "wlsrl train --config=" in (workdir / "report.html").read_text()
+    done = subprocess.run([sys.executable, str(script), "evaluate", f"--workdir={workdir}",
+                           "--split=validation"], cwd=tmp_path, env=env, capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "evaluation-phantom-validation" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -234,13 +347,13 @@ def test_a_users_own_jax_py_is_not_taken_for_jax(tmp_path):
     [
         ["wlsrl_jax.main", f"--config={ROOT}/configs/oct.py", "--workdir=w"],
         ["wlsrl_jax.export", "--workdir=pretrained:octdl", "--output=x"],
-        ["wlsrl_jax.data.phantoms.source", "--modality=oct", "--output=x.png"],
+        ["wlsrl_jax", "phantoms", "--modality=oct", "--output=x.png"],
     ],
 )
 @pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
 def test_a_device_that_is_not_there_is_one_line(arguments, platform, tmp_path):
     done = run(*arguments, cwd=tmp_path, env=environment(JAX_PLATFORMS=platform))
-    if "phantoms" in arguments[0]:  # needs no device
+    if "phantoms" in arguments:  # needs no device
         assert done.returncode == 0, done.stderr
         return
     (line,) = [text for text in done.stderr.splitlines() if text.strip()]

@@ -35,7 +35,8 @@ def test_it_is_one_line_and_the_same_command_ends_well(name, small_disk, tmp_pat
                     "--quality_check=off", f"--workdir={finished}",
                     f"--overlays={disk / 'maps'}", *images],
         "export": ["wlsrl_jax.export", f"--workdir={finished}", f"--output={disk / 'x'}"],
-        "report": ["wlsrl_jax.report", str(tmp_path / "run"), f"--output={disk / 'report.html'}"],
+        "report": ["wlsrl_jax.report", f"--workdir={tmp_path / 'run'}",
+                   f"--output={disk / 'report.html'}"],
         "explain": ["wlsrl_jax.explain", f"--workdir={finished}", f"--output={disk / 'e'}",
                     "--quality_check=off", *images[:1]],
     }[name]  # fmt: skip

@@ -45,7 +45,7 @@ def test_data_that_is_not_prepared_names_the_command(tmp_path):
     done = main("--config=configs/oct.py:octdl", f"--workdir={tmp_path / 'w'}",
                 f"--config.data.data_dir={tmp_path}")  # fmt: skip
     assert done.returncode == 2
-    assert "python -m wlsrl_jax.data.prepare --dataset=octdl" in done.stderr
+    assert "Run: wlsrl prepare --dataset=octdl" in done.stderr
 
 
 def test_the_terminal_bar_and_the_default_workdir(tmp_path):

@@ -1,6 +1,7 @@
 """The smallest real run: a few seconds from config to results."""
 
 import csv
+import importlib
 import importlib.util
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tests import sources
+from wlsrl_jax.__main__ import VERBS
+from wlsrl_jax.cli import status_of
 from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.report.build import NAME as REPORT
 from wlsrl_jax.report.build import write_report
@@ -60,11 +63,23 @@ def run(workdir, name="oct", **changes):
     return document
 
 
-def start(workdir, *flags, env=None, **options):
-    command = [sys.executable, "-m", "wlsrl_jax.main", f"--config={ROOT}/configs/oct.py",
-               f"--workdir={workdir}", *flags]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+def start(workdir, *flags, **options):
+    """Starts a run in a process of its own."""
+    return start_verb("train", f"--config={ROOT}/configs/oct.py", f"--workdir={workdir}", *flags,
+                      **options)  # fmt: skip
+
+
+def start_verb(verb, *flags, env=None, **options):
+    """Starts a verb in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "wlsrl_jax", verb, *flags], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             cwd=ROOT, env={**os.environ, **(env or {})}, **options)  # fmt: skip
+
+
+def wlsrl(verb, *arguments):
+    """The exit status of a verb, run in this process."""
+    module = importlib.import_module(f"wlsrl_jax.{VERBS[verb][0]}")
+    return status_of(module.main, [str(a) for a in arguments])
 
 
 def tiny_flags(**changes):

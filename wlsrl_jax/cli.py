@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import logging
 import os
-import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,15 +22,10 @@ from wlsrl_jax.files import (
     check_output_file,
     check_output_folder,
     local_path,
-    message_of,
 )
 from wlsrl_jax.runtime import interrupt
+from wlsrl_jax.runtime.ending import EXIT_MISTAKE, EXIT_PIPE, nobody_reads, what_to_tell
 from wlsrl_jax.runtime.start import EXIT_INTERRUPTED
-
-EXIT_MISTAKE = 2
-"""Exit status where the message says what to correct."""
-EXIT_PIPE = 141
-"""Exit status where nobody reads the output any more (``| head -1``), as a shell gives it."""
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -69,15 +63,18 @@ def status_of(main: Main, argv: Sequence[str] | None = None) -> int:
         return EXIT_MISTAKE
 
 
-def run_command(main: Main) -> NoReturn:
-    """Runs a command on the arguments of the process and ends it; see ``status_of``."""
+def run_command(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command, on the arguments of the process if none are given, and ends the process.
+
+    See ``status_of``.
+    """
     interrupt.install()
     prepare_streams()
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     keep_compiled()
     try:
-        status = status_of(main)
+        status = status_of(main, argv)
     except SystemExit as end:  # of argparse: help, or a wrong flag
         status = end.code if isinstance(end.code, int) else EXIT_MISTAKE
     except KeyboardInterrupt:  # while an error was being told
@@ -122,44 +119,9 @@ def keep_compiled() -> None:
             sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)
 
 
-def what_to_tell(error: BaseException) -> str | None:
-    """What to tell a person about an error that ended a command; None for a fault of ours."""
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    if platforms and (reason := _no_backend(error)) is not None:
-        return (
-            f"JAX_PLATFORMS={platforms}: JAX has no such device here"
-            + (f" ({reason})" if reason else "")
-            + ". Unset it to use what there is; the extra 'cuda' is for NVIDIA GPUs, 'tpu' for "
-            "TPUs."
-        )
-    return message_of(error)
-
-
-def _no_backend(error: BaseException) -> str | None:
-    """Why JAX has no device, or "" where it does not say; None if it has, or it is not that."""
-    if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
-        return None
-    try:
-        sys.modules["jax"].devices()
-    except Exception as reason:  # an AssertionError for a platform without its plugin
-        return str(reason).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
-    return None
-
-
 def _interrupted() -> int:
     interrupt.say("interrupted; the same command starts it again")
     return EXIT_INTERRUPTED
-
-
-def nobody_reads() -> bool:
-    """Whether a reader of what we print has gone, and it is not some other pipe that broke."""
-    if not hasattr(select, "poll"):
-        return True
-    poll = select.poll()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # no file, as in a notebook
-            poll.register(stream.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _drop_output() -> None:
@@ -202,7 +164,16 @@ def output_folder(text: str) -> Path:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells a wrong flag in one line, as every other mistake is told."""
+    """The parser of a verb; a wrong flag is told in one line, as every other mistake.
+
+    Args:
+      verb: of ``wlsrl``.
+      description: a sentence.
+      epilog: what stands below the flags.
+    """
+
+    def __init__(self, verb: str, description: str, epilog: str = "") -> None:
+        super().__init__(prog=f"wlsrl {verb}", description=description, epilog=epilog or None)
 
     def error(self, message: str) -> NoReturn:
         """Ends the command."""
@@ -235,6 +206,65 @@ def number(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def add_images(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
+    """Adds the images that a command is given, its only arguments without a name."""
+    parser.add_argument(
+        "images", nargs=nargs, type=path_text, metavar="IMAGE",
+        help="files, folders, patterns, CSV lists with a column path",
+    )  # fmt: skip
+
+
+def add_workdir(
+    parser: argparse.ArgumentParser,
+    default: Path | None = None,
+    *,
+    of: str = "a finished run, or pretrained:octdl",
+) -> None:
+    """Adds ``--workdir``, required if it has no default."""
+    shown = "" if default is None else "; default: %(default)s"
+    parser.add_argument(
+        "--workdir", type=path, default=default, required=default is None, help=f"of {of}{shown}"
+    )
+
+
+def add_data_dir(parser: argparse.ArgumentParser, default: str = "the run's own") -> None:
+    """Adds ``--data_dir``."""
+    parser.add_argument("--data_dir", type=path_text, help=f"of prepared data; default: {default}")
+
+
+def add_split(
+    parser: argparse.ArgumentParser,
+    choices: Sequence[str] = ("train", "validation", "test"),
+    default: str | None = "test",
+    of: str = "the run's data",
+) -> None:
+    """Adds ``--split``."""
+    shown = "" if default is None else "; default: %(default)s"
+    parser.add_argument("--split", choices=choices, default=default, help=f"of {of}{shown}")
+
+
+def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], of: str) -> None:
+    """Adds a flag with one of several values, the first of which is the default."""
+    parser.add_argument(
+        flag, choices=choices, default=choices[0], help=f"{of}; default: %(default)s"
+    )
+
+
+def add_limit(parser: argparse.ArgumentParser, default: int) -> None:
+    """Adds ``--limit``."""
+    parser.add_argument(
+        "--limit", type=number(1), default=default, help="images of the split; default: %(default)s"
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """Adds ``--batch_size``."""
+    parser.add_argument(
+        "--batch_size", type=number(1), default=default,
+        help="images at a time; default: %(default)s",
+    )  # fmt: skip
 
 
 class Table(RichTable):

@@ -1,6 +1,6 @@
 """APTOS 2019, the sample with grades 2, 3 and 4 alone: losses for ordered classes among others.
 
-    python -m wlsrl_jax.data.prepare --dataset=aptos2019 --source=DIR --data_dir=DATA \
+    wlsrl prepare --dataset=aptos2019 --source=DIR --data_dir=DATA \
       --allow_missing_classes
     python experiments/ablation.py --grid=aptos --output=runs/ablation-aptos --data_dir=DATA
 

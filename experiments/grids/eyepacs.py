@@ -1,6 +1,6 @@
 """EyePACS, a sample too small to learn from: whether the losses run and what they give.
 
-python -m wlsrl_jax.data.prepare --dataset=eyepacs --source=DIR --data_dir=DATA
+wlsrl prepare --dataset=eyepacs --source=DIR --data_dir=DATA
 python experiments/ablation.py --grid=eyepacs --output=runs/ablation-eyepacs --data_dir=DATA
 
 Read the intervals before the means.

@@ -1,6 +1,6 @@
 """OCTDL: the losses on two streams, and two of them on each stream alone.
 
-python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+wlsrl prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl --output=runs/ablation-octdl --data_dir=DATA
 
 Only the losses differ between cells of a stream, and only the streams between cells of a loss.

@@ -1,6 +1,6 @@
 r"""OCTDL: smoothing, class weights, variants of WLSRL, and one task instead of two.
 
-    python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+    wlsrl prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
     python experiments/ablation.py --grid=octdl_details --output=runs/ablation-octdl_details \
       --data_dir=DATA
 

@@ -1,6 +1,6 @@
 """OCTDL at the full recipe on five folds, each opened once: what configs/oct.py reaches.
 
-python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+wlsrl prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl_folds --output=runs/ablation-octdl_folds --data_dir=DATA
 
 Data, network, loss, epochs, optimizer and augmentation are those of the config. Other losses and

@@ -1,6 +1,6 @@
 """OCTDL at the full recipe, five folds: four losses with two seeds, and a ResNet-18 with one.
 
-python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+wlsrl prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl_full --output=runs/ablation-octdl_full --data_dir=DATA
 
 The losses are the two that were best on validation in octdl.py, cross-entropy and plain label

@@ -1,6 +1,6 @@
 r"""OCTDL: two streams, each alone, and each alone with the parameters and FLOPs of both.
 
-python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
+wlsrl prepare --dataset=octdl --source=DIR --data_dir=DATA --folds=5
 python experiments/ablation.py --grid=octdl_streams --output=runs/ablation-octdl_streams \
   --data_dir=DATA
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-MISTAKE = 2  # wlsrl_jax.main.EXIT_MISTAKE
+MISTAKE = 2  # wlsrl_jax.runtime.ending.EXIT_MISTAKE
 GO_ON = (
     75,
     76,

@@ -9,8 +9,8 @@ import pytest
 from tests.tiny import ROOT, tiny_config
 from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.config.config_file import read_config_file
+from wlsrl_jax.config.flags import last_counts
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.main import _last_counts
 
 HEAD = "from wlsrl_jax.config.fields import base_config\n\ndef get_config():\n"
 
@@ -77,12 +77,12 @@ def test_fields_are_checked_wherever_they_come_from():
 
 
 def test_of_a_flag_given_twice_the_last_one_counts():
-    several = ["main", "--config.model.widths=8,16", "--config.seed=1", "--config.model.widths",
+    several = ["--config.model.widths=8,16", "--config.seed=1", "--config.model.widths",
                "8", "--workdir=w"]  # fmt: skip
-    assert _last_counts(several) == ["main", "--config.seed=1", "--config.model.widths", "8",
+    assert last_counts(several) == ["--config.seed=1", "--config.model.widths", "8",
                                      "--workdir=w"]  # fmt: skip
-    assert _last_counts(["main", "--config.model.widths", "8", "--config.model.widths=4"]) == [
-        "main", "--config.model.widths=4"]  # fmt: skip
+    assert last_counts(["--config.model.widths", "8", "--config.model.widths=4"]) == [
+        "--config.model.widths=4"]  # fmt: skip
 
 
 def test_the_command_tells_it_in_one_line(tmp_path):

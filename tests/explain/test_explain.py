@@ -189,7 +189,7 @@ def test_a_hit_is_the_highest_point_on_the_lesion():
 def test_commands(finished, tmp_path, capsys):
     output = tmp_path / "overlays"
     arguments = [f"--workdir={finished}", f"--output={output}", "--split=test", "--limit=3"]
-    command._main(arguments)
+    command.main(arguments)
     found = json.loads((output / "faithfulness.json").read_text())
     assert len(found["images"]) == 6 and "PHANTOM" in found["note"]  # three images, two tasks
     assert len(list(output.glob("*.TO1.fused.png"))) == 3
@@ -197,16 +197,16 @@ def test_commands(finished, tmp_path, capsys):
     assert "PHANTOM" in capsys.readouterr().out
     again = tmp_path / "files"
     picture = next(p for p in output.glob("0000-*.png") if p.name.count(".") == 1)
-    command._main([f"--workdir={finished}", f"--output={again}", str(picture)])
+    command.main([f"--workdir={finished}", f"--output={again}", str(picture)])
     assert (again / "faithfulness.json").exists()
     with pytest.raises(ValueError, match="either image files or --split"):
-        command._main(arguments[:2])
+        command.main(arguments[:2])
     with pytest.raises(ValueError, match="cannot be used"):
-        command._main([*arguments[:2], str(finished / "metrics.json")])
+        command.main([*arguments[:2], str(finished / "metrics.json")])
 
 
 def test_pointing_command(finished, tmp_path, capsys):
-    pointing._main([f"--workdir={finished}", "--limit=40"])
+    pointing.main([f"--workdir={finished}", "--limit=40"])
     found = json.loads((finished / "pointing.json").read_text())
     (finished / "pointing.json").unlink()
     rates = found["rates"]["TO1"]

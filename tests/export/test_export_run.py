@@ -15,7 +15,7 @@ from tests.tiny import read_predictions, run
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.export import run_model as exported_model
-from wlsrl_jax.export.__main__ import FILES, _main, export_run
+from wlsrl_jax.export.__main__ import FILES, export_run, main
 from wlsrl_jax.predict import __main__ as predict
 from wlsrl_jax.runs.open import load_trained
 
@@ -103,12 +103,12 @@ def test_damage_and_mistakes(finished, exported, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="model.json: not an image"):
         exported_model.read(exported / "model.json", about)
     with pytest.raises(ValueError, match="nowhere is not a workdir"):
-        _main(["--workdir=nowhere", f"--output={tmp_path}"])
+        main(["--workdir=nowhere", f"--output={tmp_path}"])
     about["output"]["TO1"]["classes"] = ["other"]
     (broken / "model.json").write_text(json.dumps(about))
     arguments = [f"--workdir={finished}", f"--output={broken}"]
     with pytest.raises(ValueError, match="holds another model"):
-        _main(arguments)
-    _main([*arguments, "--overwrite"])
+        main(arguments)
+    main([*arguments, "--overwrite"])
     assert exported_model.load(broken)[1]["output"]["TO1"]["classes"] != ["other"]
     assert "PHANTOM" in capsys.readouterr().out

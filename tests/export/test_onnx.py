@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny import read_predictions
 from wlsrl_jax.data.phantoms.source import PhantomSource
-from wlsrl_jax.export.__main__ import _main
+from wlsrl_jax.export.__main__ import main
 from wlsrl_jax.export.onnx import onnx_model
 from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step
@@ -68,7 +68,7 @@ def check(shape, **fields):
 
 
 def test_every_test_image_of_a_run(finished, tmp_path, capsys):
-    _main([f"--workdir={finished}", f"--output={tmp_path}", "--onnx"])
+    main([f"--workdir={finished}", f"--output={tmp_path}", "--onnx"])
     assert "model.onnx" in capsys.readouterr().out
     found = session((tmp_path / "model.onnx").read_bytes())
     assert "PHANTOM" in found.get_modelmeta().custom_metadata_map["note"]

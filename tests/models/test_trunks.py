@@ -10,7 +10,7 @@ import optax
 import pytest
 from PIL import Image
 
-from tests.tiny import read_predictions, run, tiny_config
+from tests.tiny import read_predictions, run
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.evaluate import external
 from wlsrl_jax.explain import __main__ as explain
@@ -244,13 +244,12 @@ def phantoms():
 
 def test_a_run_goes_on_and_is_evaluated(finished, capsys):
     finished, fields = finished
-    config = tiny_config(**fields, report=True)
     assert json.loads((finished / "config.json").read_text())["model"]["widths"] == list(NARROW)
     run(finished, **fields, report=True)
     assert "finished run" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"widths: \[4, 8, 8, 12\] there, \[4, 8, 8, 8\] now"):
         run(finished, **{**fields, "model__widths": (4, 8, 8, 8)})
-    document = external.evaluate_workdir(config, finished, StopRequest())
+    document = external.evaluate_run(finished, StopRequest())
     known = json.loads((finished / "metrics.json").read_text())
     assert document["test"]["TO1"]["accuracy"] == known["test"]["TO1"]["accuracy"]
 
@@ -269,7 +268,7 @@ def test_prediction_explanation_and_both_exports(finished, tmp_path, capsys):
         found = [[float(r[f"TO1/{c}"]) for c in classes] for r in csv.DictReader(file)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    explain._main([f"--workdir={finished}", f"--output={tmp_path / 'maps'}", *files[:2]])
+    explain.main([f"--workdir={finished}", f"--output={tmp_path / 'maps'}", *files[:2]])
     assert len(list((tmp_path / "maps").glob("*.TO1.resnet18.png"))) == 2
 
     batch = np.stack([r["image"] for r in rows])

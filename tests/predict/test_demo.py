@@ -71,7 +71,7 @@ def page(finished, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "wlsrl_jax.predict.demo", f"--workdir={finished}", f"--port={port}",
+        [sys.executable, "-m", "wlsrl_jax", "demo", f"--workdir={finished}", f"--port={port}",
          "--quality_check=off"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip

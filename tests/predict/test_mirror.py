@@ -11,7 +11,7 @@ from tests.export.test_onnx import HEADS, TASKS
 from tests.predict.test_predict import assert_as_evaluated, rows_of, write_phantoms
 from tests.tiny import run
 from wlsrl_jax.data.phantoms.source import PhantomSource
-from wlsrl_jax.export.__main__ import _main as export
+from wlsrl_jax.export.__main__ import main as export
 from wlsrl_jax.export.run_model import load
 from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step

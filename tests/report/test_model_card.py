@@ -32,14 +32,14 @@ def test_what_it_says(finished):
     for table in found:
         assert len({len(row) for row in table}) == 1
     assert "few test images" in text  # 50 images, four classes
-    assert "python -m wlsrl_jax.main" in text
+    assert "wlsrl train" in text
 
 
 def test_command(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
-    main([str(tmp_path / "run")])
+    main([f"--workdir={tmp_path / 'run'}"])
     assert "MODEL_CARD.md" in capsys.readouterr().out
     assert (tmp_path / "run" / "MODEL_CARD.md").read_text() == model_card(tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     with pytest.raises(ValueError, match="holds no finished run"):
-        main([str(tmp_path / "run")])
+        main([f"--workdir={tmp_path / 'run'}"])

@@ -7,9 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.tiny import run
-from wlsrl_jax.cli import status_of
-from wlsrl_jax.report import __main__ as command
+from tests.tiny import run, wlsrl
 from wlsrl_jax.report.build import NAME, build, number, with_interval, write_report
 
 
@@ -93,18 +91,19 @@ def test_two_runs_are_compared(finished, tmp_path, capsys):
     other = tmp_path / "other"
     run(other, seed=1, loss__name="ce")
     output = tmp_path / "both.html"
-    assert status_of(command.main, [str(finished), str(other), f"--output={output}"]) == 0
+    assert wlsrl("report", f"--workdir={finished}", f"--against={other}", f"--output={output}") == 0
     text = output.read_text()
     assert "Comparison on test" in text and "loss.name" in text and ">ce<" in text
     assert text.count("<article>") == 2
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) > 100 and len(ids) == len(set(ids))
     capsys.readouterr()
-    assert status_of(command.main, [str(finished), str(other)]) == 2
+    assert wlsrl("report", f"--workdir={finished}", f"--against={other}") == 2
     assert "--output=FILE.html" in capsys.readouterr().err
     strange = tmp_path / "strange"
     run(strange, data__phantom__seed=3)
-    assert status_of(command.main, [str(finished), str(strange), f"--output={output}"]) == 2
+    flags = [f"--workdir={finished}", f"--against={strange}", f"--output={output}"]
+    assert wlsrl("report", *flags) == 2
     assert "not trained on the same data" in capsys.readouterr().err
 
 
@@ -130,7 +129,7 @@ def test_damaged_workdirs(finished, tmp_path, capsys, name, content, message):
     shutil.copytree(finished, tmp_path / "run")
     path = tmp_path / "run" / name
     path.unlink() if content is None else path.write_text(content)
-    assert status_of(command.main, [str(tmp_path / "run")]) == 2
+    assert wlsrl("report", f"--workdir={tmp_path / 'run'}") == 2
     assert message in capsys.readouterr().err
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests import sources
-from tests.tiny import ROOT, StopAfter, load_config, tiny_config
+from tests.tiny import ROOT, StopAfter, tiny_config
 from wlsrl_jax.data.prepare import __main__ as prepare
 from wlsrl_jax.data.prepare.place import LOOKS as PREPARED_LOOKS
 from wlsrl_jax.data.published.folder import FolderOptions
-from wlsrl_jax.evaluate.external import evaluate_workdir
+from wlsrl_jax.evaluate.external import evaluate_run
 from wlsrl_jax.explain import __main__ as explain
 from wlsrl_jax.explain import pointing
 from wlsrl_jax.export.pack import pack
@@ -236,14 +236,15 @@ def test_an_ensemble_of_two_folds_is_refused(data, fold):
         uncertainty.main([f"--workdir={fold[0]}", "--method=ensemble", f"--ensemble={fold[1]}"])
 
 
-def evaluate_on_clinic(data, workdir):
-    config = load_config("oct", "octdl")
-    config.eval.dataset, config.data.data_dir = "clinic", str(data / "folds")
-    config.eval.batch_size = 16
-    return evaluate_workdir(config, workdir, StopRequest())
+def evaluate_on_clinic(data, workdir, **flags):
+    where = {"dataset": "clinic", "data_dir": str(data / "folds")}
+    return evaluate_run(workdir, StopRequest(), **where, batch_size=16, **flags)
 
 
 def test_a_set_that_holds_training_images_is_no_external_one(data, fold, capsys):
+    with pytest.raises(Mistake, match=r"--on_leak=refuse: .* among the images"):
+        evaluate_on_clinic(data, fold[0], on_leak="refuse")
+    assert not list(fold[0].glob("evaluation-clinic-*"))
     document = evaluate_on_clinic(data, fold[0])
     (entry,) = document["provenance"]
     trained = {i["sha256"] for i in manifest(data, "folds") if i["folds"][0] == "train"}
@@ -331,10 +332,10 @@ def asks(data, fold, finished, tmp_path):
         "train/loop.py": lambda: train(target, tmp_path / "t", StopRequest()),
         "evaluate/external.py": lambda: evaluate_on_clinic(data, fold[0]),
         "predict/uncertainty.py": lambda: uncertainty.main([own, "--method=ensemble", other]),
-        "explain/__main__.py": lambda: explain._main(
+        "explain/__main__.py": lambda: explain.main(
             [own, f"--output={tmp_path / 'maps'}", "--split=test", "--limit=1"]
         ),
-        "explain/pointing.py": lambda: pointing._main([f"--workdir={finished}", "--limit=20"]),
+        "explain/pointing.py": lambda: pointing.main([f"--workdir={finished}", "--limit=20"]),
         "report/collect.py": lambda: model_card.model_card(fold[0]),
         "report/build.py": lambda: build.comparisons(
             [build.collect(fold[0]), build.collect(fold[0])]

@@ -15,12 +15,12 @@ import pytest
 from experiments import ship
 from tests import sources
 from tests.predict.test_predict import rows_of, write_phantoms
-from tests.tiny import load_config, read_predictions, run, tiny_config
+from tests.tiny import read_predictions, run, tiny_config
 from wlsrl_jax.data.dataset import is_same_data, load_dataset
 from wlsrl_jax.data.prepare import __main__ as prepare
-from wlsrl_jax.evaluate.external import evaluate_workdir
+from wlsrl_jax.evaluate.external import evaluate_run
 from wlsrl_jax.evaluate.predictions import evaluate_predictions
-from wlsrl_jax.explain.__main__ import _main as explain
+from wlsrl_jax.explain.__main__ import main as explain
 from wlsrl_jax.export import __main__ as export
 from wlsrl_jax.export.pack import _ids, check_folder, pack
 from wlsrl_jax.models.by_name import build_model
@@ -123,9 +123,7 @@ def test_fine_tuning_it_where_its_training_images_are_tested_is_refused(shipped,
 def test_evaluation_writes_nothing_into_the_package(shipped, octdl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(SHIPPED.iterdir())
-    config = load_config("oct", "octdl")
-    config.data.data_dir = octdl
-    document = evaluate_workdir(config, pretrained.DEFAULT, StopRequest())
+    document = evaluate_run(pretrained.DEFAULT, StopRequest(), data_dir=octdl)
     assert document["test"]["TO1"]["count"] > 200
     out = tmp_path / "runs" / "pretrained-octdl"
     assert (out / "evaluation-octdl-test" / "metrics.json").exists()
@@ -165,9 +163,9 @@ def test_demo_explain_export_and_card_without_a_run(shipped, tmp_path, monkeypat
     with pytest.raises(ValueError, match="nowhere.png"):  # the model is there, the image is not
         explain(["nowhere.png", "--output=maps"])
     assert introduction(shipped) in capsys.readouterr().err
-    export._main([f"--workdir={pretrained.DEFAULT}", "--output=model"])
+    export.main([f"--workdir={pretrained.DEFAULT}", "--output=model"])
     assert json.loads((tmp_path / "model" / "model.json").read_text())["dataset"] == "octdl"
-    model_card.main([str(pretrained.DEFAULT)])
+    model_card.main([f"--workdir={pretrained.DEFAULT}"])
     card = (tmp_path / "runs" / "pretrained-octdl" / "MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: octdl")
     with pytest.raises(ValueError, match="packed run, which holds no predictions"):
@@ -270,7 +268,7 @@ def test_the_shipped_files():
             assert not re.search(r"/(home|tmp|work|root|Users)/", text), path
     card = (SHIPPED / "MODEL_CARD.md").read_text()
     for wanted in ("Kulyabin", "10.1038/s41597-024-03182-7", "CC BY 4.0", "Changed: ",
-                   "python -m wlsrl_jax.main", "no medical device"):  # fmt: skip
+                   "wlsrl train --config", "no medical device"):  # fmt: skip
         assert wanted in card, wanted
 
 

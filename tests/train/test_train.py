@@ -18,6 +18,7 @@ from tests.tiny import (
     read_predictions,
     run,
     start,
+    start_verb,
     tiny_config,
     tiny_flags,
 )  # fmt: skip
@@ -351,7 +352,7 @@ def test_a_run_from_before_a_field_goes_on_and_evaluates(tmp_path, finished, cap
     train(config, tmp_path, StopRequest())
     assert_same_run(finished, tmp_path)
     assert "sampling" not in json.loads(path.read_text())["data"]
-    external.evaluate_workdir(config, tmp_path, StopRequest())
+    external.evaluate_run(tmp_path, StopRequest())
     assert "test" in capsys.readouterr().out
 
 
@@ -407,7 +408,7 @@ def test_stopped_in_the_last_evaluation_the_results_name_the_right_checkpoint(fi
         train(tiny_config(log_example_ids=True), workdir, StopAfter(17))
     run(workdir, log_example_ids=True)
     assert_same_run(workdir, finished)
-    external.evaluate_workdir(tiny_config(), workdir, StopRequest())
+    external.evaluate_run(workdir, StopRequest())
     again, first = (json.loads((workdir / folder / "metrics.json").read_text())["test"]
                     for folder in ("evaluation-phantom-test", "."))  # fmt: skip
     assert again == first
@@ -419,7 +420,7 @@ def test_stopped_in_the_last_evaluation_the_results_name_the_right_checkpoint(fi
 def test_evaluated_and_continued_on_other_device_counts(finished, tmp_path):
     env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     workdir = shutil.copytree(finished, tmp_path / "one")
-    process = start(workdir, *tiny_flags(log_example_ids=True), "--mode=evaluate", env=env)
+    process = start_verb("evaluate", f"--workdir={workdir}", env=env)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     there = json.loads((workdir / "evaluation-phantom-test" / "metrics.json").read_text())
@@ -429,7 +430,7 @@ def test_evaluated_and_continued_on_other_device_counts(finished, tmp_path):
     process = start(tmp_path / "four", *tiny_flags(), env=env)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    document = external.evaluate_workdir(tiny_config(), tmp_path / "four", StopRequest())
+    document = external.evaluate_run(tmp_path / "four", StopRequest())
     theirs = json.loads((tmp_path / "four" / "metrics.json").read_text())
     assert document["test"]["TO1"]["accuracy"] == theirs["test"]["TO1"]["accuracy"]
     with pytest.raises(PreemptedError):
@@ -444,7 +445,7 @@ def test_a_task_that_is_not_trained_selects_nothing(tmp_path):
         parts = [v for v in (values["macro_f1"], values["auroc"]) if v is not None]
         assert entry["score"] == pytest.approx(np.mean(parts))
     assert "not trained" in document["undefined"]["test"]["TO2"]["head"]
-    again = external.evaluate_workdir(tiny_config(), tmp_path / "run", StopRequest())
+    again = external.evaluate_run(tmp_path / "run", StopRequest())
     assert again["undefined"]["test"] == document["undefined"]["test"]
 
 
@@ -529,17 +530,14 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
 
 
 def test_external_evaluation_reads_other_labels(finished, capsys):
-    config = tiny_config()
-    config.eval.dataset, config.eval.split = "phantom", "validation"
-    document = external.evaluate_workdir(config, finished, StopRequest())
+    document = external.evaluate_run(finished, StopRequest(), dataset="phantom", split="validation")
     own = json.loads((finished / "metrics.json").read_text())
     assert document["validation"]["TO1"]["accuracy"] == own["validation"]["TO1"]["accuracy"]
     assert (finished / "evaluation-phantom-validation" / "predictions.csv").exists()
     with pytest.raises(ValueError, match="holds no finished run"):
-        external.evaluate_workdir(config, finished / "tensorboard", StopRequest())
-    config.eval.split = "other"
+        external.evaluate_run(finished / "tensorboard", StopRequest())
     with pytest.raises(ValueError, match="train, validation, test"):
-        external.evaluate_workdir(config, finished, StopRequest())
+        external.evaluate_run(finished, StopRequest(), split="other")
 
 
 def test_a_fold_is_of_the_own_data_set_alone(tmp_path):
@@ -555,12 +553,15 @@ def test_a_fold_is_of_the_own_data_set_alone(tmp_path):
     with (tmp_path / "run" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {r["id"] for r in rows if r["split"] == "test"} == in_test
-    own = external.evaluate_workdir(config, tmp_path / "run", StopRequest())
+    own = external.evaluate_run(tmp_path / "run", StopRequest())
     saved = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert own["test"]["TO1"]["count"] == len(in_test)
     assert own["test"]["TO1"]["log_loss"] == saved["test"]["TO1"]["log_loss"]
-    config.eval.dataset, config.eval.label_map = "oct2017", "CNV:AMD,DRUSEN:AMD,NORMAL:NO"
-    assert "TO1" in external.evaluate_workdir(config, tmp_path / "run", StopRequest())["test"]
+    theirs = {"CNV": "AMD", "DRUSEN": "AMD", "NORMAL": "NO"}
+    other = external.evaluate_run(
+        tmp_path / "run", StopRequest(), dataset="oct2017", label_map=theirs
+    )
+    assert "TO1" in other["test"]
 
 
 def test_evaluating_on_a_new_division_of_the_own_data_is_refused(finished, monkeypatch):
@@ -568,7 +569,7 @@ def test_evaluating_on_a_new_division_of_the_own_data_is_refused(finished, monke
     anew = lambda *args: dataclasses.replace(load(*args), fingerprint="another")  # noqa: E731
     monkeypatch.setattr(external, "load_dataset", anew)
     with pytest.raises(ValueError, match="has been prepared anew since"):
-        external.evaluate_workdir(tiny_config(), finished, StopRequest())
+        external.evaluate_run(finished, StopRequest())
 
 
 def test_label_maps(finished):

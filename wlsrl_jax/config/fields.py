@@ -136,9 +136,6 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
     c.eval.every_epochs = 1.0
     c.eval.batch_size = 64
     c.eval.mirror = False  # True: probabilities are the mean over an image and its mirror image
-    c.eval.dataset = ""  # --mode=evaluate: another prepared data set
-    c.eval.split = "test"  # of it
-    c.eval.label_map = ""  # "THEIRS:OURS,..." where class names differ
 
     c.mesh = ConfigDict()
     c.mesh.fsdp = 1  # devices that share one copy of the parameters

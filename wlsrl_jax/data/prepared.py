@@ -1,4 +1,4 @@
-"""Opening what ``data.prepare`` has written."""
+"""Opening what ``wlsrl prepare`` has written."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def prepared_names(data_dir: str | None) -> list[str]:
 def _how_to_prepare(name: str, data_dir: str | None) -> str:
     known = all_specs()
     text = f"{name} is not prepared in {dataset_dir(name, data_dir)}. "
-    command = "Run: python -m wlsrl_jax.data.prepare"
+    command = "Run: wlsrl prepare"
     rest = f"--source=DIR --data_dir={resolve_data_dir(data_dir)}"
     if name in known:
         return f"{text}{command} --dataset={name} {rest} (the original: {known[name].homepage})"

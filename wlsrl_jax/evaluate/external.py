@@ -1,15 +1,14 @@
-"""Evaluating a finished run again, also on another prepared data set."""
+"""Evaluating a finished run, on its own test split or on another prepared data set."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.data.images.steps import describe
 from wlsrl_jax.data.text.names import class_key, known_by, split_quoted, unquoted
@@ -20,7 +19,8 @@ from wlsrl_jax.files import Mistake, read_json, write_json
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs import shipped as pretrained
-from wlsrl_jax.runs.open import load_trained
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open_data import split_of
 from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.runtime.stop import StopRequest
@@ -42,18 +42,18 @@ def parse_label_map(text: str) -> dict[str, str]:
         pair = split_quoted(entry, ":")
         if len(pair) != 2:
             raise Mistake(
-                f"config.eval.label_map={text!r} must read THEIRS:OURS,THEIRS:OURS; a name with a "
+                f"--label_map={text!r} must read THEIRS:OURS,THEIRS:OURS; a name with a "
                 "comma or a colon stands in double quotes."
             )
         theirs, ours = map(unquoted, pair)
         if class_key(theirs) in map(class_key, found):
-            raise Mistake(f"config.eval.label_map={text!r} maps {theirs} twice; keep one.")
+            raise Mistake(f"--label_map={text!r} maps {theirs} twice; keep one.")
         found[theirs] = ours
     return found
 
 
 def map_tasks(
-    saved: dict[str, Any], dataset: Dataset, label_map: dict[str, str]
+    saved: dict[str, Any], dataset: Dataset, label_map: Mapping[str, str]
 ) -> tuple[tuple[Task, ...], list[str]]:
     """The tasks of a run, read from the labels of another data set.
 
@@ -79,7 +79,7 @@ def map_tasks(
             wanted[class_key(theirs)] = known[class_key(mine)]
         else:
             raise Mistake(
-                f"config.eval.label_map has {theirs}:{mine}, but {dataset.name} has "
+                f"--label_map has {theirs}:{mine}, but {dataset.name} has "
                 f"{', '.join(dataset.classes)} and the run has {', '.join(ours)}."
             )
     own = {c: saved["normal"] if c == dataset.normal else c for c in dataset.classes}
@@ -101,83 +101,79 @@ def _check_steps(workdir: Path, own: Sequence[str], dataset: Dataset) -> None:
     if tuple(own) != dataset.preprocess:
         flag = f"with --preprocess={','.join(own)}" if own else "without --preprocess"
         raise Mistake(
-            f"config.eval.dataset={dataset.name!r} has images with the preprocessing steps "
+            f"--dataset={dataset.name} has images with the preprocessing steps "
             f"{describe(dataset.preprocess)}, but {workdir} was trained on images with "
             f"{describe(own)}. It takes a set that was prepared {flag}."
         )
 
 
-def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+def evaluate_run(
+    workdir: Path,
+    stop: StopRequest,
+    *,
+    dataset: str = "",
+    split: str = "test",
+    data_dir: str = "",
+    label_map: Mapping[str, str] | None = None,
+    batch_size: int = 64,
+    on_leak: str = "warn",
+) -> dict[str, Any]:
     """Evaluates the selected checkpoint of a run; its own files are left as they are.
 
     Args:
-      config: ``config.eval`` says on what; everything else is the run's own.
       workdir: a finished run, a packed one, or "pretrained:NAME".
       stop: looked at between batches.
+      dataset: a prepared data set; "" is the run's own.
+      split: of it.
+      data_dir: where it is prepared; "" is where the run's own was.
+      label_map: their class -> ours, where names differ.
+      batch_size: images at a time, over all devices.
+      on_leak: "warn" where an image was trained on, which is recorded in any case, or "refuse".
 
     Returns:
       The content of ``evaluation-<dataset>-<split>/metrics.json``.
 
     Raises:
-      Mistake: if the workdir holds no run or a field is wrong.
+      Mistake: if the workdir holds no finished run, the data are not fit for it, or an image was
+        trained on and ``on_leak`` is "refuse".
     """
-    check_fields(config)
     workdir = pretrained.resolve(workdir)
-    processes.say(f"devices: {environment.check_devices(config.require_accelerator)}")
+    processes.say(f"devices: {environment.check_devices(require_accelerator=False)}")
     if not (workdir / "metrics.json").exists():
         raise Mistake(f"--workdir={workdir} holds no finished run; train it first.")
     run = load_trained(workdir)
     own, saved = run.config, run.data
-    name = config.eval.dataset or own.data.dataset
-    data = own.data
-    with data.unlocked():
-        data.dataset = name
-        data.data_dir = config.data.data_dir or own.data.data_dir
-        data.fold = own.data.fold if name == saved["dataset"] else -1  # folds are of one set
-    dataset = load_dataset(data, own.modality)
-    _check_steps(workdir, saved.get("preprocess", ()), dataset)
-    split = config.eval.split
-    if split not in dataset.splits:
-        raise Mistake(f"config.eval.split={split!r}: {name} has {', '.join(dataset.splits)}.")
-    same = name == saved["dataset"] and is_same_data(saved, dataset)
-    found = provenance.overlap(
-        provenance.trained_on(workdir, data.data_dir),
-        provenance.tested_on(dataset, split),
-        chosen_counts=not (same and split == "validation"),  # its own: that is what it is for
-    )
-    if name == saved["dataset"] and not same:
-        raise Mistake(
-            f"{name} has been prepared anew since {workdir} was trained: {found.text} Restore that "
-            "preparation, or train again."
-        )
-    tasks, unmapped = map_tasks(saved, dataset, parse_label_map(config.eval.label_map))
+    opened, found = _open(run, dataset, split, data_dir)
+    if found.leak and on_leak == "refuse":
+        raise Mistake(f"--on_leak=refuse: {found.text}")
+    tasks, unmapped = map_tasks(saved, opened, label_map or {})
     ours = known_by(saved["classes"])
     alike = [
         f"{c} as {ours[class_key(c)]}"
-        for c in dataset.classes
+        for c in opened.classes
         if c not in saved["classes"] and class_key(c) in ours
     ]
     if alike:
-        processes.say(f"classes of {name} in another spelling: {', '.join(alike)}")
+        processes.say(f"classes of {opened.name} in another spelling: {', '.join(alike)}")
     if unmapped:
-        processes.say(f"classes of {name} without a counterpart here: {', '.join(unmapped)}")
-    mesh = make_mesh(config.mesh.fsdp)
-    check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+        processes.say(f"classes of {opened.name} without a counterpart here: {', '.join(unmapped)}")
+    mesh = make_mesh()
+    check_batch_size("--batch_size", batch_size, mesh)
     predictions = predict_split(
         jax.jit(make_predict_step(run.model, mirror=own.eval.mirror)),
         run.variables,
-        dataset.splits[split],
+        opened.splits[split],
         tasks,
         image_size=(own.data.height, own.data.width),
-        batch_size=config.eval.batch_size,
+        batch_size=batch_size,
         mesh=mesh,
-        num_threads=config.data.num_threads,
+        num_threads=own.data.num_threads,
         between_batches=processes.agree_on(stop).check,
     )
     document = results_document(
         tasks,
         {split: predictions},
-        dataset=dataset,
+        dataset=opened,
         seed=own.seed,
         task_weights=own.task_weights,
         selected=read_json(workdir / "metrics.json")["selected"],
@@ -185,10 +181,46 @@ def evaluate_workdir(config: Any, workdir: Path, stop: StopRequest) -> dict[str,
     document["provenance"] = [found.document(ids=True)]
     if not processes.is_primary():
         return document
-    output = pretrained.results_dir(workdir) / f"evaluation-{name}-{split}"
+    output = pretrained.results_dir(workdir) / f"evaluation-{opened.name}-{split}"
     output.mkdir(exist_ok=True)
     write_predictions(output / "predictions.csv", tasks, {split: predictions})
     write_json(output / "metrics.json", document)
     print_results(document)
     print(f"results: {output / 'metrics.json'}")
     return document
+
+
+def _open(
+    run: TrainedRun, dataset: str, split: str, data_dir: str
+) -> tuple[Dataset, provenance.Overlap]:
+    """Opens a data set for a run; see ``evaluate_run``.
+
+    Returns:
+      (the data set, what its split has in common with what the run was trained on).
+
+    Raises:
+      Mistake: if it has other preprocessing steps, lacks the split, or is the run's own, prepared
+        anew since.
+    """
+    data, saved = run.config.data.copy_and_resolve_references(), run.data
+    name = dataset or data.dataset
+    with data.unlocked():
+        data.dataset = name
+        data.data_dir = data_dir or data.data_dir
+        if name != saved["dataset"]:
+            data.fold = -1  # folds are of one set
+    opened = load_dataset(data, run.modality)
+    _check_steps(run.workdir, saved.get("preprocess", ()), opened)
+    split_of(opened, split)  # refused here where there is none
+    same = name == saved["dataset"] and is_same_data(saved, opened)
+    found = provenance.overlap(
+        provenance.trained_on(run.workdir, data.data_dir),
+        provenance.tested_on(opened, split),
+        chosen_counts=not (same and split == "validation"),  # its own: that is what it is for
+    )
+    if name == saved["dataset"] and not same:
+        raise Mistake(
+            f"{name} has been prepared anew since {run.workdir} was trained: {found.text} Restore "
+            "that preparation, or train again."
+        )
+    return opened, found

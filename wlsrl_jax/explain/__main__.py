@@ -1,7 +1,7 @@
 """Overlays of images and how faithful they are.
 
-python -m wlsrl_jax.explain --workdir=RUN --output=DIR IMAGES...
-python -m wlsrl_jax.explain --workdir=RUN --output=DIR --split=test --limit=20
+wlsrl explain --workdir=RUN --output=DIR IMAGE...
+wlsrl explain --workdir=RUN --output=DIR --split=test --limit=20
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from rich.progress import track
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import Table, print_table, run_command
+from wlsrl_jax.cli import Table, print_table
 from wlsrl_jax.data.batches import filled_up
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import find_images
@@ -32,8 +32,9 @@ from wlsrl_jax.explain.overlay import enlarged_overlay, upscale
 from wlsrl_jax.files import Mistake, some, write_json, writing
 from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, read_input
-from wlsrl_jax.runs.open import TrainedRun, add_workdir, open_run
-from wlsrl_jax.runs.open_data import add_data_dir, open_dataset, split_of
+from wlsrl_jax.runs.open import TrainedRun, open_run
+from wlsrl_jax.runs.open_data import open_dataset, split_of
+from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.tasks import PHANTOM_NOTE
 
 BATCH = 8
@@ -240,29 +241,28 @@ def _table(document: dict[str, Any]) -> Table:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.explain",
+        "explain",
         description="Which pixels speak for the predicted class: overlays, and their faithfulness.",
     )
-    parser.add_argument(
-        "images", nargs="*", type=cli.path_text, help="files, folders, patterns, CSVs"
-    )
-    add_workdir(parser)
+    cli.add_images(parser, "*")
+    cli.add_workdir(parser, DEFAULT)
     parser.add_argument(
         "--output", type=cli.output_folder, required=True, help="folder for the overlays"
     )
+    cli.add_split(parser, default=None, of="the run's data, instead of images")
+    cli.add_limit(parser, 20)
+    cli.add_data_dir(parser)
+    cli.add_choice(parser, "--method", METHODS, "of the class maps")
     parser.add_argument(
-        "--split", choices=["train", "validation", "test"], help="of the run's data"
+        "--alpha", type=float, default=0.45, help="opacity of the overlays; default: %(default)s"
     )
-    parser.add_argument("--limit", type=cli.number(1), default=20, help="images of the split")
-    add_data_dir(parser)
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
-    parser.add_argument("--alpha", type=float, default=0.45, help="opacity of the overlays")
     add_flag(parser)
     add_quality_flag(parser)
     return parser
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = make_parser().parse_args(argv)
     if bool(args.images) == bool(args.split):
         raise Mistake("give either image files or --split.")
@@ -283,4 +283,4 @@ def _main(argv: Sequence[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(_main)
+    cli.run_command(main)

@@ -4,7 +4,7 @@ Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016: a map
 highest point lies on an object of the class, or within a tolerance of it. The paper takes 15
 pixels on photographs of about 500 a side; here it is the same fraction of the longer side.
 
-    python -m wlsrl_jax.explain.pointing --workdir=RUN
+    wlsrl pointing --workdir=RUN
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import Table, print_table, run_command
+from wlsrl_jax.cli import Table, print_table
 from wlsrl_jax.data.phantoms.source import PhantomSource
 from wlsrl_jax.explain.class_maps import METHODS, grad_cam
 from wlsrl_jax.files import Mistake, write_json
@@ -193,20 +193,21 @@ def _table(document: dict[str, Any]) -> Table:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.explain.pointing",
+        "pointing",
         description="How often a map's highest point lies on the lesion of a phantom.",
     )
-    parser.add_argument("--workdir", type=cli.path, required=True, help="of a run on phantoms")
-    parser.add_argument("--split", default="test", choices=["validation", "test"])
-    parser.add_argument("--limit", type=cli.number(1), default=1000, help="phantoms to look at")
+    cli.add_workdir(parser, of="a finished run on phantoms")
+    cli.add_split(parser, ["validation", "test"])
+    cli.add_limit(parser, 1000)
     parser.add_argument(
         "--tolerance", type=cli.number(0), help="pixels; default: 3%% of the longer side"
     )
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
+    cli.add_choice(parser, "--method", METHODS, "of the class maps")
     return parser
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     if not run.data["phantom"]:
@@ -229,7 +230,3 @@ def _main(argv: Sequence[str] | None) -> None:
     write_json(output, document)
     print_table(_table(document))
     print(f"results: {output}")
-
-
-if __name__ == "__main__":
-    run_command(_main)

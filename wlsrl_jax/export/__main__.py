@@ -1,6 +1,6 @@
 """A trained model as one file that runs without this package.
 
-    python -m wlsrl_jax.export --workdir=RUN --output=DIR
+    wlsrl export --workdir=RUN --output=DIR
 
 writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
 ``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
@@ -24,7 +24,6 @@ from jax import export
 
 import wlsrl_jax
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images import pixels as preprocess
 from wlsrl_jax.data.images import read_image
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
@@ -35,7 +34,7 @@ from wlsrl_jax.models.by_name import build_network
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import InputSpec, input_spec
-from wlsrl_jax.runs.open import TrainedRun, add_workdir, load_trained, untrained_note
+from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -181,15 +180,16 @@ def export_run(
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = cli.Parser(prog="python -m wlsrl_jax.export", description="A model as one file.")
-    add_workdir(parser, required=True)
+    parser = cli.Parser("export", description="A model as one file.")
+    cli.add_workdir(parser)
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder to write")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--overwrite", action="store_true", help="replace another model there")
     return parser
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
@@ -204,4 +204,4 @@ def _main(argv: Sequence[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(_main)
+    cli.run_command(main)

@@ -1,6 +1,6 @@
-"""Command line: a finished run as a small folder that can be given away.
+"""A finished run as a small folder that can be given away.
 
-    python -m wlsrl_jax.export.pack --workdir=RUN --output=DIR [--note=TEXT]
+    wlsrl pack --workdir=RUN --output=DIR [--note=TEXT]
 
 writes what ``packed.py`` describes and a model card. Names of images and patients, and the
 machine's paths, stay behind; what holds one all the same is refused.
@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.dataset import division
 from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs import packed, provenance
-from wlsrl_jax.runs.open_data import add_data_dir
 
 _LOCAL_FLAGS = ("workdir", "config.data.data_dir")
 _PATH = re.compile(r"(?<![\w.:/<])(?:/|~/|[A-Za-z]:[\\/])[\w.~-]+[\\/]\S*|^/\S+")
@@ -186,21 +184,22 @@ def _strings(value: Any) -> Iterator[str]:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.export.pack",
+        "pack",
         description="A finished run as a small folder: weights, documents and a model card.",
     )
-    parser.add_argument("--workdir", type=cli.path, required=True, help="of a finished run")
+    cli.add_workdir(parser)
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder to write")
     parser.add_argument(
         "--without_training_hashes", action="store_true",
         help=f"leave out {provenance.NAME}: then nobody can verify that images are new to it",
     )  # fmt: skip
-    add_data_dir(parser)
+    cli.add_data_dir(parser)
     parser.add_argument("--note", default="", help="a sentence that is told where it is used")
     return parser
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = make_parser().parse_args(argv)
     folder = pack(
         args.workdir,
@@ -218,7 +217,3 @@ def _main(argv: Sequence[str] | None) -> None:
             "are new to it cannot be verified."
         )
     print(f"{folder}: {size / 1e6:.1f} MB; use it as --workdir={folder}")
-
-
-if __name__ == "__main__":
-    run_command(_main)

@@ -1,7 +1,7 @@
 """Shapes, parameters and FLOPs of every stage of a network; ``nn.tabulate`` has every layer.
 
-python -m wlsrl_jax.models.summary --preset=small --size=64x64x1
-python -m wlsrl_jax.models.summary --streams=standard --standard=resnet18
+wlsrl summary --preset=small --size=64x64x1
+wlsrl summary --streams=standard --standard=resnet18
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.phantoms.source import PHANTOMS
 from wlsrl_jax.models.by_name import PRESETS, STREAMS, make_model
 from wlsrl_jax.models.dual_stream import Grader
@@ -124,22 +123,24 @@ def _size(text: str) -> list[int]:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.models.summary",
+        "summary",
         description="Shapes, parameters and FLOPs of a network.",
     )
-    parser.add_argument("--streams", choices=list(STREAMS), default="dual")
+    parser.add_argument("--preset", choices=list(PRESETS), default="small", help="its size")
+    parser.add_argument("--size", type=_size, default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
+    parser.add_argument("--streams", choices=list(STREAMS), default="dual", help="both, or one")
     for kind in STREAMS["dual"]:
         names = [row.name for row in TRUNKS if row.kind == kind]
         parser.add_argument(f"--{kind}", choices=names, default=PLAIN, help=f"the {kind} stream")
-    parser.add_argument("--preset", choices=list(PRESETS), default="small")
-    parser.add_argument("--size", type=_size, default="64x64x1", help="HEIGHTxWIDTHxCHANNELS")
     parser.add_argument(
         "--widths",
         type=_widths,
         default=(),
         help="channels of each stage, as 16,32,64; default: the trunk's, or the preset's",
     )  # fmt: skip
-    parser.add_argument("--space_to_depth", type=cli.number(1), default=1)
+    parser.add_argument(
+        "--space_to_depth", type=cli.number(1), default=1, help="side of pixel blocks made channels"
+    )
     return parser
 
 
@@ -153,7 +154,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     fields = {name: value for name, value in vars(args).items() if name not in ("size", "preset")}
     model = make_model(args.preset, heads, **fields)
     print(summarize(model, (height, width, channels)))
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,9 +1,9 @@
 """Probabilities of image files, by a finished run or the model that comes with the package.
 
-    python -m wlsrl_jax.predict PATH...
-    python -m wlsrl_jax.predict --workdir=RUN --output=FILE.csv PATH...
+    wlsrl predict IMAGE...
+    wlsrl predict --workdir=RUN --output=FILE.csv IMAGE...
 
-A path is a file, a folder, a pattern, or a CSV list with a column "path" (see
+An image is a file, a folder, a pattern, or a CSV list with a column "path" (see
 ``data/images/listing.py``). The output has the columns "path" and ``TASK/CLASS``; killed half-way,
 the same command goes on (``table.py``); without ``--output`` it goes to standard output. Images are
 made ready exactly as prepared data are.
@@ -31,7 +31,6 @@ from rich.progress import Progress
 
 from wlsrl_jax import cli
 from wlsrl_jax.cli import console as make_console
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.batches import filled_up
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
@@ -51,7 +50,8 @@ from wlsrl_jax.runs.input import (
     input_spec,
     read_input,
 )
-from wlsrl_jax.runs.open import TrainedRun, add_workdir, open_run
+from wlsrl_jax.runs.open import TrainedRun, open_run
+from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 from wlsrl_jax.runtime.threads import ordered_map
 from wlsrl_jax.tasks import PHANTOM_NOTE
@@ -201,32 +201,28 @@ def _digest(run: TrainedRun) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.predict",
+        "predict",
         description="Probabilities of image files, by a finished run. Research use only.",
     )
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=cli.path_text,
-        metavar="PATH",
-        help="files, folders, patterns, CSVs",
-    )
-    add_workdir(parser)
+    cli.add_images(parser)
+    cli.add_workdir(parser, DEFAULT)
     parser.add_argument(
         "--output", type=cli.output_file, help="FILE.csv or FILE.parquet; default: printed"
     )
-    parser.add_argument("--calibrated", action="store_true", help="temperature-scaled")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="temperature-scaled probabilities"
+    )
     parser.add_argument(
         "--overlays", type=cli.output_folder, help="folder for pictures of what was looked at"
     )
-    parser.add_argument("--batch_size", type=cli.number(1), default=32)
-    parser.add_argument(
-        "--on_bad_file", choices=["fail", "skip"], default="fail",
-        help="exit status 1 or 0 where images have no row; all others have one either way",
+    cli.add_batch_size(parser, 32)
+    cli.add_choice(
+        parser, "--on_bad_file", ["fail", "skip"],
+        "exit status 1 or 0 where images have no row; all others have one either way",
     )  # fmt: skip
-    parser.add_argument(
-        "--modality_check", choices=["refuse", "warn", "off"], default="refuse",
-        help="of pictures that look like the other kind of image",
+    cli.add_choice(
+        parser, "--modality_check", ["refuse", "warn", "off"],
+        "of pictures that look like the other kind of image",
     )  # fmt: skip
     add_flag(parser)
     add_quality_flag(parser)
@@ -251,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(args: argparse.Namespace, output: Path) -> int:
     run = open_run(args.workdir)
-    listed = find_images(args.paths)
+    listed = find_images(args.images)
     console = make_console(stderr=True)
     for line in listed.sentences():
         console.print(line)
@@ -346,4 +342,4 @@ def _status(file: PredictionFile, args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli.run_command(main)

@@ -1,6 +1,6 @@
 """A page in the browser: drop an image, see what a run says about it and where it looked.
 
-    python -m wlsrl_jax.predict.demo [--workdir=RUN] [--port=7860]
+    wlsrl demo [--workdir=RUN] [--port=7860]
 
 Served by Gradio on this machine only (127.0.0.1), without analytics, and with nothing fetched from
 elsewhere, so that it works where there is no network. What is dropped lies in a temporary folder
@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.frames import count_images
 from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError
 from wlsrl_jax.data.images.listing import Item
@@ -44,7 +43,8 @@ from wlsrl_jax.runs.input import (
     input_spec,
     read_input,
 )
-from wlsrl_jax.runs.open import TrainedRun, add_workdir, introduction, open_run
+from wlsrl_jax.runs.open import TrainedRun, introduction, open_run
+from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
@@ -284,11 +284,14 @@ def serve(
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.predict.demo",
+        "demo",
         description=f"A page in the browser that grades an image. {DISCLAIMER}",
     )
-    add_workdir(parser)
-    parser.add_argument("--port", type=cli.number(1, 65535), default=7860)
+    cli.add_workdir(parser, DEFAULT)
+    parser.add_argument(
+        "--port", type=cli.number(1, 65535), default=7860,
+        help="of this machine; default: %(default)s",
+    )  # fmt: skip
     add_flag(parser)
     add_quality_flag(parser)
     return parser
@@ -306,7 +309,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["GRADIO_TEMP_DIR"] = folder
         serve(run, args.port, args.pixel_bits, args.quality_check)
     return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,7 +1,7 @@
-"""Command line: several predictions an image, their mean, and how uncertain it is.
+"""Several predictions an image, their mean, and how uncertain it is.
 
-    python -m wlsrl_jax.predict.uncertainty --workdir=RUN --method=tta
-    python -m wlsrl_jax.predict.uncertainty --workdir=RUN --method=ensemble --ensemble=RUN2,RUN3
+    wlsrl uncertainty --workdir=RUN --method=tta
+    wlsrl uncertainty --workdir=RUN --method=ensemble --ensemble=RUN2,RUN3
 
 writes ``uncertainty-METHOD-SPLIT/`` into the workdir: ``predictions.csv`` and ``referral.json``.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import Table, print_table, run_command
+from wlsrl_jax.cli import Table, print_table
 from wlsrl_jax.data.augment import Augmentation, augment
 from wlsrl_jax.data.batches import evaluation_batches
 from wlsrl_jax.data.dataset import Dataset
@@ -30,8 +30,8 @@ from wlsrl_jax.files import Mistake, write_json
 from wlsrl_jax.metrics import evaluate_task
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs import provenance
-from wlsrl_jax.runs.open import TrainedRun, add_workdir, load_trained
-from wlsrl_jax.runs.open_data import add_data_dir, open_dataset, split_of
+from wlsrl_jax.runs.open import TrainedRun, load_trained
+from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
 from wlsrl_jax.tasks import PHANTOM_NOTE, task_labels
 
@@ -224,20 +224,28 @@ def _check(args: argparse.Namespace) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.predict.uncertainty",
+        "uncertainty",
         description="Uncertainty of a run's predictions, and what referring the uncertain brings.",
     )
-    add_workdir(parser, required=True)
-    parser.add_argument("--method", choices=METHODS, default="single")
+    cli.add_workdir(parser)
+    cli.add_choice(
+        parser, "--method", METHODS,
+        "what the members are: the run itself, test-time augmentation, dropout, several runs",
+    )  # fmt: skip
     parser.add_argument(
-        "--ensemble", type=cli.path_list, default=(), help="RUN2,RUN3: the other workdirs"
+        "--ensemble", type=cli.path_list, default=(), metavar="WORKDIR,...", help="the other runs"
     )
-    parser.add_argument("--members", type=cli.number(2), default=8, help="of tta and dropout")
-    parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument(
-        "--seed", type=cli.number(0, 2**32 - 1), default=0, help="of tta and dropout"
+        "--members", type=cli.number(2), default=8, help="of tta and dropout; default: %(default)s"
     )
-    add_data_dir(parser)
+    cli.add_split(parser, ["validation", "test"])
+    parser.add_argument(
+        "--seed",
+        type=cli.number(0, 2**32 - 1),
+        default=0,
+        help="of tta and dropout; default: %(default)s",
+    )
+    cli.add_data_dir(parser)
     return parser
 
 
@@ -281,7 +289,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(table)
     print("\n".join(provenance.said(asked)))
     print(f"results: {output}")
-
-
-if __name__ == "__main__":
-    run_command(main)

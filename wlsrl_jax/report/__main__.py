@@ -1,4 +1,8 @@
-"""Command line: python -m wlsrl_jax.report WORKDIR [WORKDIR...] [--output=FILE.html]."""
+"""The report of a finished run, or of several, compared.
+
+wlsrl report --workdir=RUN
+wlsrl report --workdir=RUN --against=RUN2,RUN3 --output=FILE.html
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,33 @@ import sys
 from collections.abc import Sequence
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.evaluate.telling import now_and_then
 from wlsrl_jax.report.build import write_report
-from wlsrl_jax.runs.open_data import add_data_dir
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.report",
-        description="Report of a finished run; of several, with the paired differences of each "
-        "from the first.",
+        "report",
+        description="Report of a finished run; with --against, of several, with the paired "
+        "differences of the others from it.",
     )
-    parser.add_argument("workdirs", nargs="+", type=cli.path, metavar="WORKDIR")
+    cli.add_workdir(parser)
     parser.add_argument(
-        "--output", type=cli.output_file, help="default: report.html in the workdir"
+        "--against", type=cli.path_list, default=(), metavar="WORKDIR,...",
+        help="other runs, to be compared with it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=cli.output_file, help="HTML to write; default: report.html in the workdir"
     )
     parser.add_argument(
         "--pictures",
         type=cli.number(0),
         default=6,
-        help="most confident mistakes of each task; 0: none",
+        help="most confident mistakes of each task, 0: none; default: %(default)s",
     )
     parser.add_argument("--show_ids", action="store_true", help="print the ids of the images shown")
-    add_data_dir(parser)
+    cli.add_data_dir(parser)
     return parser
 
 
@@ -40,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report of a run, or of several compared."""
     args = make_parser().parse_args(argv)
     page = write_report(
-        args.workdirs,
+        [args.workdir, *args.against],
         args.output,
         pictures=args.pictures,
         show_ids=args.show_ids,
@@ -51,4 +57,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli.run_command(main)

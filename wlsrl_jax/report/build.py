@@ -272,7 +272,7 @@ def left_out(run: RunFacts) -> str:
     """What a report of a run lacks because its data are not here; "" where nothing is."""
     return run.problem and (
         "the pictures, and whether what was tested was trained on, are left out, for the data "
-        "cannot be opened; report --data_dir=DIR says where they are."
+        "cannot be opened; wlsrl report --data_dir=DIR says where they are."
     )
 
 

@@ -62,7 +62,7 @@ class RunFacts:
     def command(self) -> str:
         """The command that the run was started with."""
         words = self.environment.get("command", [])[1:]
-        return shlex.join(["python", "-m", "wlsrl_jax.main", *words])
+        return shlex.join(["wlsrl", "train", *words])
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Command line: python -m wlsrl_jax.report.model_card WORKDIR [--output=FILE.md].
+"""The model card of a finished run, or of a packed one.
 
-WORKDIR is of a finished run, or the folder of a packed one, or "pretrained:NAME".
+wlsrl card --workdir=RUN [--output=FILE.md]
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import jax
 
 import wlsrl_jax
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import write_whole
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.report.build import FILTERS, TITLES, results
 from wlsrl_jax.report.collect import collect
 from wlsrl_jax.runs.input import input_spec
-from wlsrl_jax.runs.open_data import add_data_dir
 from wlsrl_jax.runs.packed import CARD as NAME
 from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
 from wlsrl_jax.runs.provenance import NAME as TRAINED_ON
@@ -79,12 +77,12 @@ def model_card(workdir: Path, data_dir: str = "") -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = cli.Parser(
-        prog="python -m wlsrl_jax.report.model_card", description="Model card of a finished run."
+    parser = cli.Parser("card", description="Model card of a finished run.")
+    cli.add_workdir(parser)
+    parser.add_argument(
+        "--output", type=cli.output_file, help=f"Markdown to write; default: {NAME} in the workdir"
     )
-    parser.add_argument("workdir", type=cli.path, metavar="WORKDIR")
-    parser.add_argument("--output", type=cli.output_file, help=f"default: {NAME} in the workdir")
-    add_data_dir(parser)
+    cli.add_data_dir(parser)
     return parser
 
 
@@ -97,7 +95,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_packed(output.parent) and output.name == NAME:
         write_mark(output.parent, read_mark(output.parent)["note"])  # which has its digest
     print(f"model card: {output}")
-
-
-if __name__ == "__main__":
-    run_command(main)

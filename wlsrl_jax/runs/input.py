@@ -136,7 +136,8 @@ def add_quality_flag(parser: argparse.ArgumentParser) -> None:
     """Adds ``--quality_check`` to a command that reads images."""
     parser.add_argument(
         "--quality_check", choices=QUALITY_CHECKS, default=QUALITY_CHECKS[0],
-        help="of pictures that cannot be graded: blank, dark, over-exposed, noise or text",
+        help="of pictures that cannot be graded: blank, dark, over-exposed, noise or text; "
+        "default: %(default)s",
     )  # fmt: skip
 
 

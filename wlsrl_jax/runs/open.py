@@ -6,7 +6,6 @@ compared with each other before anything is computed.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -17,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wlsrl_jax import cli
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.models.by_name import build_model, image_shape
 from wlsrl_jax.models.dual_stream import Grader
@@ -73,19 +71,6 @@ class TrainedRun:
             return {name: found[name] for name in trained}
 
         return predict
-
-
-def add_workdir(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """Adds ``--workdir`` to a command that reads a run; not required, it is the shipped model."""
-    if required:
-        parser.add_argument(
-            "--workdir", type=cli.path, required=True, help="of a run, or pretrained:octdl"
-        )
-    else:
-        parser.add_argument(
-            "--workdir", type=cli.path, default=pretrained.DEFAULT,
-            help="of a finished run; default: %(default)s",
-        )  # fmt: skip
 
 
 def open_run(workdir: Path) -> TrainedRun:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from wlsrl_jax import cli
 from wlsrl_jax.data.dataset import Dataset, is_same_data, load_dataset
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.open import TrainedRun
-
-
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--data_dir`` to a command that reads a run's own data."""
-    parser.add_argument("--data_dir", type=cli.path_text, help="of prepared data, if it has moved")
 
 
 def open_dataset(run: TrainedRun, data_dir: str = "") -> Dataset:

@@ -48,9 +48,9 @@ def initialize(
     SLURM steps, Open MPI and TPU pods on GKE are recognised by their environment.
 
     Args:
-      coordinator: ``host:port`` of process 0.
-      count: number of processes.
-      index: of this one.
+      coordinator: ``host:port`` of process 0; None: JAX_COORDINATOR_ADDRESS, if it is set.
+      count: number of processes; None: JAX_NUM_PROCESSES.
+      index: of this one; None: JAX_PROCESS_ID.
       detect: let JAX find the three where nothing in the environment tells of others, as on
         Cloud TPU VMs.
       timeout: how long to wait for the others, seconds; then this process leaves.
@@ -58,6 +58,9 @@ def initialize(
     Raises:
       Mistake: if only some are given, or they do not fit.
     """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None
+    count = _from_environment("JAX_NUM_PROCESSES") if count is None else count
+    index = _from_environment("JAX_PROCESS_ID") if index is None else index
     given = (coordinator, count, index)
     if any(v is not None for v in given):
         if any(v is None for v in given):
@@ -89,6 +92,16 @@ def initialize(
     _join(arguments, timeout, "this process" if index is None else f"process {index} of {count}")
     if jax.process_count() > 1:
         _Watch().start()
+
+
+def _from_environment(name: str) -> int | None:
+    """A number that a launcher has set; what is no number is told as of ``name``."""
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    if not text.isdigit():
+        raise Mistake(f"{name}={text!r} in the environment must be a whole number.")
+    return int(text)
 
 
 def _join(arguments: dict[str, Any], timeout: int, who: str) -> None:

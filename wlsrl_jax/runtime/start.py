@@ -1,4 +1,4 @@
-"""The first moments of ``python -m wlsrl_jax....``, before anything of weight is imported."""
+"""The first moments of a command, before anything of weight is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def begin() -> None:
     """Puts the working directory last among the places of modules, and makes Ctrl-C one line.
 
     ``python -m`` puts it first, so that a user's own ``jax.py`` or ``random.py`` would be taken
-    for the package. Last, the neighbours that a config file imports are still found.
+    for the package, and ``wlsrl`` not at all. Last, the neighbours that a config file imports are
+    found.
     """
     own_modules_last()
     import signal  # not before: it imports what a user's file might be named after
@@ -28,8 +29,7 @@ def own_modules_last() -> None:
         here = os.getcwd()
     except OSError:  # it was deleted
         return
-    own = [entry for entry in sys.path if entry in ("", here)]
-    if own and not sys.flags.safe_path:
+    if not sys.flags.safe_path:
         sys.path[:] = [entry for entry in sys.path if entry not in ("", here)] + [here]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests import sources
-from wlsrl_jax.data.audit import __main__ as audit_module
+from tests.tiny import wlsrl
 from wlsrl_jax.data.audit import near_duplicates
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.inspect import SourceImage
@@ -135,7 +135,7 @@ def test_the_command_writes_a_page_and_a_document(tmp_path, capsys):
     (folder / "VID" / "vid_003.jpg").write_bytes(b"no image")
     output = tmp_path / "out"
     arguments = ["--dataset=octdl", f"--source={folder}", f"--output={output}"]
-    assert audit_module.main(arguments) == 0
+    assert wlsrl("audit", *arguments) == 0
     text = capsys.readouterr().out
     assert "near-identical images: 1 pairs, 1 of them under several patient ids, 1 under" in (
         " ".join(text.split())
@@ -146,11 +146,11 @@ def test_the_command_writes_a_page_and_a_document(tmp_path, capsys):
     assert document["unusable"][0]["path"] == "VID/vid_003.jpg"
     page = (output / "audit.html").read_text()
     assert page.count("data:image/jpeg") >= 2 and "amd_000" in page and "http" not in page
-    assert audit_module.main([*arguments, "--hide_ids"]) == 0
+    assert wlsrl("audit", *arguments, "--hide_ids") == 0
     hidden = (output / "audit.html").read_text()
     assert not any(name in hidden for name in ("amd_0", "no_0", "vid_0"))
     assert sorted(p.name for p in output.iterdir()) == ["audit.html", "audit.json"]
-    wrong = audit_module.main(["--dataset=octdl", "--source=nowhere", f"--output={output}"])
+    wrong = wlsrl("audit", "--dataset=octdl", "--source=nowhere", f"--output={output}")
     assert wrong == 2 and "--source=nowhere is not a directory" in capsys.readouterr().err
 
 
@@ -158,7 +158,7 @@ def test_the_command_writes_a_page_and_a_document(tmp_path, capsys):
 def test_real_scans_in_octdl(tmp_path):
     """Counted by hand: 48 sets of identical files; every pair was looked at."""
     arguments = ["--dataset=octdl", f"--source={Path(DATA) / 'octdl'}", f"--output={tmp_path}"]
-    assert audit_module.main([*arguments, "--pictures=1"]) == 0
+    assert wlsrl("audit", *arguments, "--pictures=1") == 0
     found = json.loads((tmp_path / "audit.json").read_text())
     assert found["identical_sets"] == 48 and found["identical_sets_across_patients"] == 42
     assert found["near_identical"]["pairs"] == 71

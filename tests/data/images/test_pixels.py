@@ -1,5 +1,6 @@
 """Preprocessing steps: what they do to pixels, and that every reader of raw files does them."""
 
+import functools
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from tests import sources
 from tests.predict.test_predict import assert_as_evaluated, rows_of
-from tests.tiny import run, tiny_config
+from tests.tiny import run, wlsrl
 from wlsrl_jax.data.images.decode import presize, shrink
 from wlsrl_jax.data.images.pixels import (
     RPE_ROW,
@@ -34,8 +35,7 @@ from wlsrl_jax.data.images.pixels import (
 )
 from wlsrl_jax.data.images.steps import check_steps
 from wlsrl_jax.data.phantoms import source as phantom
-from wlsrl_jax.data.prepare.__main__ import main, prepare
-from wlsrl_jax.data.prepare.steps_sheet import main as sheet_main
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.evaluate import external
 from wlsrl_jax.export.__main__ import export_run
@@ -278,10 +278,10 @@ def test_a_runner_applies_the_steps_too(tmp_path):
 def test_the_command_line_names_a_wrong_step(tmp_path, capsys):
     source = sources.octdl(tmp_path / "source")
     flags = ["--dataset=octdl", f"--source={source}", f"--data_dir={tmp_path / 'data'}"]
-    assert main([*flags, "--preprocess=flatten,ben_graham"]) == 2
+    assert wlsrl("prepare", *flags, "--preprocess=flatten,ben_graham") == 2
     assert "error: --preprocess: ben_graham is not for oct images" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
-    assert main([*flags, "--preprocess=white_borders, flatten", "--size=32x40"]) == 0
+    assert wlsrl("prepare", *flags, "--preprocess=white_borders, flatten", "--size=32x40") == 0
     manifest = json.loads((tmp_path / "data" / "octdl" / "1.0.0" / "manifest.json").read_text())
     assert manifest["settings"]["preprocess"] == ["white_borders", "flatten"]
 
@@ -355,18 +355,20 @@ def test_a_set_prepared_with_other_steps_is_not_evaluated(tmp_path):
     prepare("octdl", own, str(data), size=(32, 32), preprocess=("flatten",))
     run(tmp_path / "run", data__dataset="octdl", data__data_dir=str(data), num_epochs=1.0,
         optimizer__warmup_epochs=0.0)  # fmt: skip
-    config = tiny_config(data__data_dir=str(data))
-    config.eval.dataset, config.eval.label_map = "oct2017", "CNV:AMD,DRUSEN:AMD,NORMAL:NO"
+    theirs = {"CNV": "AMD", "DRUSEN": "AMD", "NORMAL": "NO"}
+    evaluate = functools.partial(
+        external.evaluate_run, tmp_path / "run", StopRequest(), dataset="oct2017", label_map=theirs
+    )
     message = (
-        r"'oct2017' has images with the preprocessing steps {}, but .*run was trained on "
+        r"--dataset=oct2017 has images with the preprocessing steps {}, but .*run was trained on "
         r"images with flatten. It takes a set that was prepared with --preprocess=flatten"
     )
     for steps, told in (((), "none"), (("clahe", "flatten"), "clahe, flatten")):
         prepare("oct2017", other, str(data), size=(32, 32), preprocess=steps, overwrite=True)
         with pytest.raises(ValueError, match=message.format(told)):
-            external.evaluate_workdir(config, tmp_path / "run", StopRequest())
+            evaluate()
     prepare("oct2017", other, str(data), size=(32, 32), preprocess=("flatten",), overwrite=True)
-    assert "TO1" in external.evaluate_workdir(config, tmp_path / "run", StopRequest())["test"]
+    assert "TO1" in evaluate()["test"]
 
 
 def test_a_run_without_steps_or_with_unknown_ones(finished):
@@ -384,17 +386,17 @@ def test_the_contact_sheet(modality, tmp_path, capsys):
     Image.fromarray(pixels[..., 0] if modality == "oct" else pixels).save(tmp_path / "a.png")
     steps = "flatten,clahe" if modality == "oct" else "clahe"
     flags = [f"--modality={modality}", f"--preprocess={steps}", "--width=100"]
-    assert sheet_main([*flags, f"--output={tmp_path / 's.jpg'}", str(tmp_path / "a.png")]) == 0
+    assert wlsrl("steps", *flags, f"--output={tmp_path / 's.jpg'}", str(tmp_path / "a.png")) == 0
     columns = 5 if modality == "oct" else 3  # one more for several steps
     with Image.open(tmp_path / "s.jpg") as sheet:
         assert sheet.width == columns * 104 + 4
         shown = np.asarray(sheet)[22:122, 4:104].astype(int)
     crop = shrink(pixels, modality, 100, 100)
     assert np.abs(shown - crop).mean() < 12
-    assert sheet_main([*flags, f"--output={tmp_path / 's.xyz'}", str(tmp_path / "a.png")]) == 2
+    assert wlsrl("steps", *flags, f"--output={tmp_path / 's.xyz'}", str(tmp_path / "a.png")) == 2
     assert ".jpg or .png" in capsys.readouterr().err
     (tmp_path / "b.png").write_bytes(b"no image")
-    assert sheet_main([*flags, f"--output={tmp_path / 's.jpg'}", str(tmp_path / "b.png")]) == 2
+    assert wlsrl("steps", *flags, f"--output={tmp_path / 's.jpg'}", str(tmp_path / "b.png")) == 2
     assert "b.png: not an image" in capsys.readouterr().err
 
 

@@ -151,10 +151,11 @@ def test_contact_sheet_command(modality, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "wlsrl_jax.data.phantoms.source",
+        "wlsrl_jax",
+        "phantoms",
         f"--modality={modality}",
         f"--output={path}",
-        "--size=32",
+        "--side=32",
         "--columns=3",
         "--masks",
     ]

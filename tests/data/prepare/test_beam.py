@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from tests import sources
+from tests.tiny import wlsrl
 from wlsrl_jax.data.prepare import beam_map
 from wlsrl_jax.data.prepare import write as write_prepared
-from wlsrl_jax.data.prepare.__main__ import main, prepare
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.files import Mistake
 
@@ -102,7 +103,7 @@ def test_an_error_on_a_worker_names_the_file(presize, message, source, tmp_path,
 def test_a_wrong_runner_or_option_is_named(flags, message, source, tmp_path, capsys):
     pytest.importorskip("apache_beam", reason=NEEDED)
     arguments = ["--dataset=octdl", f"--source={source}", f"--data_dir={tmp_path / 'data'}"]
-    assert main([*arguments, *flags]) == 2
+    assert wlsrl("prepare", *arguments, *flags) == 2
     assert f"error: {message}" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
@@ -112,9 +113,9 @@ def test_without_beam_the_extra_is_named(source, tmp_path, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     arguments = ["--dataset=octdl", f"--source={source}", f"--data_dir={tmp_path / 'data'}"]
-    assert main([*arguments, "--beam_runner=DirectRunner"]) == 2
+    assert wlsrl("prepare", *arguments, "--beam_runner=DirectRunner") == 2
     assert "pip install 'wlsrl_jax[beam]'" in capsys.readouterr().err
-    assert main([*arguments, "--beam_options=--region=x"]) == 2
+    assert wlsrl("prepare", *arguments, "--beam_options=--region=x") == 2
     assert "give --beam_runner as well" in capsys.readouterr().err
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests import sources
 from tests.data.published.test_folder import class_folders, fails, make
+from tests.tiny import wlsrl
 from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.look import Fingerprint
-from wlsrl_jax.data.prepare.__main__ import main
 from wlsrl_jax.data.prepare.divide import choose_mode
 from wlsrl_jax.data.published.common import Record
 
@@ -48,14 +48,14 @@ def test_folders_are_followed_to_the_image_by_the_command_line(tmp_path, capsys)
         class_folders(tmp_path / "s" / part, images=6, start=100 * k)
     flags = ["--dataset=folder", "--modality=oct", "--name=mine", f"--source={tmp_path / 's'}",
              f"--data_dir={tmp_path}", "--size=32x32"]  # fmt: skip
-    assert main(flags) == 0
+    assert wlsrl("prepare", *flags) == 0
     assert "your own division is followed: train 12, validation 12, test 12" in (
         capsys.readouterr().out.replace("\n", " ")
     )
     with (tmp_path / "mine" / "1.0.0" / "splits.csv").open() as file:
         found = {row["id"]: row["split"] for row in csv.DictReader(file)}
     assert found and all(OURS[name.split("/")[0]] == split for name, split in found.items())
-    assert main([*flags, "--overwrite", "--split=grouped"]) == 0
+    assert wlsrl("prepare", *flags, "--overwrite", "--split=grouped") == 0
     assert "your own division (train 12, validation 12, test 12) is not followed" in (
         capsys.readouterr().out.replace("\n", " ")
     )

@@ -23,11 +23,11 @@ from rich.console import Console
 from tensorflow_datasets.proto import tf_example_pb2
 
 from tests import sources
-from tests.tiny import ROOT
+from tests.tiny import ROOT, wlsrl
 from wlsrl_jax.data.images.decode import presize
 from wlsrl_jax.data.phantoms import source as phantom
 from wlsrl_jax.data.prepare import write as write_prepared
-from wlsrl_jax.data.prepare.__main__ import main, prepare
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.files import Mistake
 
@@ -440,14 +440,14 @@ def test_official_split_is_kept_and_audited(tmp_path):
 def test_the_command_line(source, tmp_path, capsys):
     arguments = ["--dataset=octdl", f"--source={source}", f"--data_dir={tmp_path / 'data'}",
                  "--size=32x40"]  # fmt: skip
-    assert main(arguments) == 0
+    assert wlsrl("prepare", *arguments) == 0
     assert "prepared" in capsys.readouterr().out
     (source / "NO" / "no_000.jpg").write_bytes(b"")
-    assert main([*arguments, "--overwrite"]) == 2
+    assert wlsrl("prepare", *arguments, "--overwrite") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 1 files or rows") and "NO/no_000.jpg" in error
     with pytest.raises(SystemExit):
-        main([*arguments, "--size=banana"])
+        wlsrl("prepare", *arguments, "--size=banana")
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
 
 

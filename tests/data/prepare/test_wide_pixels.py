@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from tests.data.images.wide import pages, png, scaled
+from tests.tiny import wlsrl
 from wlsrl_jax.data.audit import inspect as source_images
 from wlsrl_jax.data.audit.__main__ import run as run_audit
 from wlsrl_jax.data.phantoms.source import PHANTOMS, render
-from wlsrl_jax.data.prepare.__main__ import main, prepare
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.data.published.folder import FolderOptions
 from wlsrl_jax.files import Mistake
@@ -88,11 +89,11 @@ def test_an_ambiguous_range_is_asked_for(tmp_path, capsys):
     source = class_folders(tmp_path / "in", lambda a: png(scaled(a, 16) // 13), count=2)
     flags = ["--dataset=folder", "--modality=oct", "--name=mine", f"--source={source}",
              f"--data_dir={tmp_path / 'data'}", "--allow_missing_classes"]  # fmt: skip
-    assert main(flags) == 2
+    assert wlsrl("prepare", *flags) == 2
     assert "are 0 to 5041. Say it with --pixel_bits=12" in capsys.readouterr().err
-    assert main([*flags, "--pixel_bits=twelve"]) == 2
+    assert wlsrl("prepare", *flags, "--pixel_bits=twelve") == 2
     assert "--pixel_bits=twelve: give the bits" in capsys.readouterr().err
-    assert main([*flags, "--pixel_bits=14"]) == 0
+    assert wlsrl("prepare", *flags, "--pixel_bits=14") == 0
     manifest = json.loads((tmp_path / "data" / "mine" / "1.0.0" / "manifest.json").read_text())
     assert manifest["pixel_bits"] == "14" == manifest["settings"]["pixel_bits"]
 

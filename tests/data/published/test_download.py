@@ -14,11 +14,11 @@ import pytest
 from tensorflow_datasets.core.download import downloader
 
 from tests import sources
-from tests.tiny import ROOT
+from tests.tiny import ROOT, wlsrl
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.data.published import download as module
 from wlsrl_jax.data.published.archives import BadArchiveError
-from wlsrl_jax.data.published.download import CHECKSUMS, DownloadError, File, download, fetch, main
+from wlsrl_jax.data.published.download import CHECKSUMS, DownloadError, File, download, fetch
 
 
 class Server:
@@ -127,16 +127,16 @@ def test_download_prepare(server, tmp_path, monkeypatch, capsys):
     folder = sources.octdl_published(tmp_path / "server")
     files = tuple(server.file(p.name, p.read_bytes()) for p in sorted(folder.iterdir()))
     monkeypatch.setitem(module.FILES, "octdl", {"here": files})
-    assert main(["--dataset=octdl", f"--output={tmp_path / 'out'}"]) == 0
+    assert wlsrl("download", "--dataset=octdl", f"--output={tmp_path / 'out'}") == 0
     original = tmp_path / "out" / "octdl" / "original"
     assert f"--dataset=octdl --source={original}" in capsys.readouterr().out
     assert names(original) == ["OCTDL", "OCTDL_labels.csv"]
-    from wlsrl_jax.data.prepare.__main__ import main as prepare
-
-    assert prepare(["--dataset=octdl", f"--source={original}", f"--data_dir={tmp_path / 'd'}",
-                    "--size=32x32"]) == 0  # fmt: skip
-    assert main(["--dataset=octdl", f"--output={tmp_path / 'out'}"]) == 0 and server.requests == 2
-    assert main(["--dataset=octdl", "--variant=9", f"--output={tmp_path / 'out'}"]) == 2
+    prepared = tmp_path / "d"
+    flags = [f"--source={original}", f"--data_dir={prepared}", "--size=32x32"]
+    assert wlsrl("prepare", "--dataset=octdl", *flags) == 0
+    assert wlsrl("download", "--dataset=octdl", f"--output={tmp_path / 'out'}") == 0
+    assert server.requests == 2
+    assert wlsrl("download", "--dataset=octdl", "--variant=9", f"--output={tmp_path / 'out'}") == 2
     assert "--variant=9: octdl has here" in capsys.readouterr().err
 
 
@@ -185,7 +185,7 @@ def test_every_data_set_can_be_fetched_or_says_how(name, tmp_path, capsys):
         for files in module.FILES[name].values():
             assert all(f.url.startswith("https://") and f.name for f in files)
         return
-    assert main([f"--dataset={name}", f"--output={tmp_path}"]) == 2
+    assert wlsrl("download", f"--dataset={name}", f"--output={tmp_path}") == 2
     text = capsys.readouterr().err
     spec = all_specs()[name]
     assert spec.homepage in text and spec.license in text and f"--dataset={name} --source" in text
@@ -203,5 +203,5 @@ def test_published_sums_are_those_of_medmnist():
 
 
 def test_an_unknown_name(tmp_path, capsys):
-    assert main(["--dataset=mnist", f"--output={tmp_path}"]) == 2
+    assert wlsrl("download", "--dataset=mnist", f"--output={tmp_path}") == 2
     assert "Unknown data set 'mnist'" in capsys.readouterr().err

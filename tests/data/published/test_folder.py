@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests import sources
-from tests.tiny import load_config, run, tiny_config
+from tests.tiny import load_config, run, tiny_config, wlsrl
 from wlsrl_jax.data.dataset import load_dataset
-from wlsrl_jax.data.prepare.__main__ import main, prepare
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.published.own_table import FolderOptions, ImageIndex
 from wlsrl_jax.data.text.names import shown
 from wlsrl_jax.files import Mistake
@@ -233,15 +233,15 @@ def test_the_command_line_then_training(tmp_path, capsys):
     source = table(tmp_path / "s", HEADER, rows())
     data = tmp_path / "data"
     flags = ["--dataset=folder", f"--source={source}", f"--data_dir={data}", "--size=32x32"]
-    assert main(flags) != 0 and "needs --modality" in capsys.readouterr().err
+    assert wlsrl("prepare", *flags) != 0 and "needs --modality" in capsys.readouterr().err
     flags += ["--modality=oct", "--name=clinic"]
-    assert main([*flags, "--path_column=file"]) != 0
+    assert wlsrl("prepare", *flags, "--path_column=file") != 0
     assert "--path_column names a column of a table; give --table" in capsys.readouterr().err
     octdl = ["--dataset=octdl", *flags[1:]]
-    assert main(octdl) != 0 and "--dataset=folder alone" in capsys.readouterr().err
+    assert wlsrl("prepare", *octdl) != 0 and "--dataset=folder alone" in capsys.readouterr().err
     flags += ["--table=labels.csv", "--path_column=file", "--label_column=diagnosis",
               "--patient_column=who", "--eye_column=side", "--attributes=sex"]  # fmt: skip
-    assert main(flags) == 0
+    assert wlsrl("prepare", *flags) == 0
     document = run(tmp_path / "run", data__dataset="clinic", data__data_dir=str(data),
                    num_epochs=2.0, batch_size=8)  # fmt: skip
     assert document["dataset"] == "clinic" and document["phantom"] is False

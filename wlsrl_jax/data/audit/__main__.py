@@ -1,6 +1,6 @@
-"""Command line: what is wrong with a folder of images, before anything is trained on it.
+"""What is wrong with a folder of images, before anything is trained on it.
 
-python -m wlsrl_jax.data.audit --dataset=octdl --source=DIR --output=DIR
+wlsrl audit --dataset=octdl --source=DIR --output=DIR
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import console, run_command, status_of
+from wlsrl_jax.cli import console
 from wlsrl_jax.data.audit.findings import audit, identical_sets, sentences
 from wlsrl_jax.data.audit.inspect import collect
 from wlsrl_jax.data.audit.near_duplicates import find_pairs
@@ -130,7 +130,7 @@ def run(
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.data.audit",
+        "audit",
         description="Looks for identical, near-identical, odd and unusable images of a data set.",
     )
     add_source_flags(parser)
@@ -138,7 +138,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", required=True, type=cli.output_folder, help=f"folder for {PAGE} and {DOCUMENT}"
     )
     parser.add_argument(
-        "--pictures", type=cli.number(0), default=100, help="pairs shown, of each kind"
+        "--pictures",
+        type=cli.number(0),
+        default=100,
+        help="pairs shown, of each kind; default: %(default)s",
     )
     parser.add_argument(
         "--hide_ids", action="store_true", help="no names of images or patients on the page"
@@ -147,7 +150,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _audit(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     flags = vars(make_parser().parse_args(argv))
     name, source, options = take_source_flags(flags)
     output, show_ids = flags.pop("output"), not flags.pop("hide_ids")
@@ -162,10 +166,5 @@ def _audit(argv: Sequence[str] | None) -> None:
     screen.print(f"audit: {output / PAGE}", soft_wrap=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status, 0 whatever is found."""
-    return status_of(_audit, argv)
-
-
 if __name__ == "__main__":
-    run_command(_audit)
+    cli.run_command(main)

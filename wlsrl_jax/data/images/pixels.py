@@ -8,7 +8,7 @@ prepared data and of every run that was trained on them, so a step that is chang
 name.
 
 Only NumPy and OpenCV are imported, for exported models carry a copy of this file.
-``python -m wlsrl_jax.data.prepare.steps_sheet`` shows what the steps do.
+``wlsrl steps`` shows what the steps do.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A rehearsal for pipelines, never evidence about patients. An example is a functi
 kept in memory. Lesions follow the clinical definition of their class; everything else
 (anatomy, position, illumination, noise) is drawn independently of the label.
 
-    python -m wlsrl_jax.data.phantoms.source --modality=oct --output=sheet.png
+    wlsrl phantoms --modality=oct --output=sheet.png
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command
 from wlsrl_jax.data.images.save import picture_format, save_picture
 from wlsrl_jax.data.phantoms import fundus as phantom_fundus
 from wlsrl_jax.data.phantoms import oct as phantom_oct
@@ -232,16 +231,22 @@ def contact_sheet(
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.data.phantoms.source",
+        "phantoms",
         description="Contact sheet of phantoms, a row a class.",
     )
-    parser.add_argument("--modality", choices=list(PHANTOMS), required=True)
+    parser.add_argument("--modality", choices=list(PHANTOMS), required=True, help="of the phantoms")
     parser.add_argument("--output", type=cli.output_file, required=True, help="PNG to write")
     parser.add_argument(
-        "--size", type=cli.number(16, 4096), default=128, help="side of a phantom, pixels"
+        "--side", type=cli.number(16, 4096), default=128,
+        help="of a phantom, pixels; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--columns", type=cli.number(1, 100), default=8,
+        help="phantoms of a class; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=cli.number(0), default=0, help="of the phantoms; default: %(default)s"
     )
-    parser.add_argument("--columns", type=cli.number(1, 100), default=8)
-    parser.add_argument("--seed", type=cli.number(0), default=0)
     parser.add_argument("--masks", action="store_true", help="outline the lesions")
     return parser
 
@@ -250,11 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Writes a contact sheet."""
     args = make_parser().parse_args(argv)
     picture_format(args.output)
-    sheet = contact_sheet(args.modality, args.size, args.columns, args.seed, args.masks)
+    sheet = contact_sheet(args.modality, args.side, args.columns, args.seed, args.masks)
     save_picture(args.output, Image.fromarray(sheet))
     rows = ", ".join(PHANTOMS[args.modality].classes)
     print(f"{args.output}: rows {rows} (procedural phantoms)")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,6 +1,6 @@
-"""Command line: a downloaded data set -> audited, split, pre-sized ArrayRecord.
+"""A downloaded data set -> audited, split, pre-sized ArrayRecord.
 
-python -m wlsrl_jax.data.prepare --dataset=octdl --source=DIR [--data_dir=DIR]
+wlsrl prepare --dataset=octdl --source=DIR [--data_dir=DIR]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import Table, run_command, status_of
+from wlsrl_jax.cli import Table
 from wlsrl_jax.cli import console as make_console
 from wlsrl_jax.data.audit.findings import audit, sentences
 from wlsrl_jax.data.audit.inspect import Mapper, SourceImage, collect
@@ -273,13 +273,17 @@ def _size(text: str) -> tuple[int, int]:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.data.prepare",
+        "prepare",
         description="Validates, audits, splits and pre-sizes a downloaded data set.",
     )
     add = parser.add_argument
     add_source_flags(parser)
-    add("--data_dir", type=cli.path_text, help="where to write; default TFDS_DATA_DIR, then TFDS's")
-    add("--size", type=_size, help="HEIGHTxWIDTH of the prepared images, pixels")
+    cli.add_data_dir(parser, "TFDS_DATA_DIR, then that of TFDS")
+    add(
+        "--size",
+        type=_size,
+        help="HEIGHTxWIDTH of the prepared images, pixels; default: the data set's",
+    )
     add(
         "--preprocess",
         type=parse_steps,
@@ -295,30 +299,31 @@ def make_parser() -> argparse.ArgumentParser:
         help="draw a division by patient, or take the published test set; default: your own "
         "division (--split_column, train/val/test folders) where there is one, else grouped",
     )
-    add("--seed", type=cli.number(0), default=0, help="of the division into splits")
+    add(
+        "--seed",
+        type=cli.number(0),
+        default=0,
+        help="of the division into splits; default: %(default)s",
+    )
     add(
         "--folds",
         type=cli.number(0),
         default=0,
-        help="of a cross-validation; train with config.data.fold",
+        help="of a cross-validation; train with --config.data.fold",
     )
     add(
         "--repeats",
         type=cli.number(0),
         default=0,
-        help="of a repeated hold-out; config.data.fold as well",
+        help="of a repeated hold-out; --config.data.fold as well",
     )
-    add("--on_bad_file", choices=["fail", "skip"], default="fail")
-    add(
-        "--near_duplicates",
-        choices=NEAR_DUPLICATES,
-        default="group",
-        help="near-identical images of different patients: into one group, only told, not looked "
-        "for",
-    )
+    cli.add_choice(parser, "--on_bad_file", ["fail", "skip"], "at images that cannot be used")
+    cli.add_choice(
+        parser, "--near_duplicates", NEAR_DUPLICATES,
+        "near-identical images of different patients: into one group, only told, not looked for",
+    )  # fmt: skip
     add(
         "--split_file",
-        "--previous",
         type=cli.path_text,
         help="CSV with the columns id and split, or an earlier manifest.json: its images keep "
         "their splits",
@@ -341,16 +346,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     flags = vars(make_parser().parse_args(argv))
     name, source, options = take_source_flags(flags)
     prepare(name, source, flags.pop("data_dir"), options=options, **flags)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return status_of(_prepare, argv)
-
-
 if __name__ == "__main__":
-    run_command(_prepare)
+    cli.run_command(main)

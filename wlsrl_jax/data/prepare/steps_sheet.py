@@ -1,6 +1,6 @@
 """Contact sheet of what the preprocessing steps do.
 
-python -m wlsrl_jax.data.prepare.steps_sheet --modality=oct --output=sheet.jpg IMAGES...
+wlsrl steps --modality=oct --output=sheet.jpg IMAGE...
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command, status_of
 from wlsrl_jax.data.images.decode import to_array
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
@@ -84,17 +83,11 @@ def contact_sheet(
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.data.prepare.steps_sheet",
+        "steps",
         description="Shows images before and after the steps of prepare --preprocess.",
     )
-    parser.add_argument(
-        "images",
-        nargs="+",
-        type=cli.path_text,
-        metavar="IMAGE",
-        help="files, folders, patterns, CSVs",
-    )
-    parser.add_argument("--modality", choices=list(MODALITIES), required=True)
+    cli.add_images(parser)
+    parser.add_argument("--modality", choices=list(MODALITIES), required=True, help="of the images")
     parser.add_argument(
         "--output", type=cli.output_file, required=True, help="JPEG or PNG to write"
     )
@@ -106,13 +99,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="a last column: these steps one after the other, as prepare would apply them",
     )
     parser.add_argument(
-        "--width", type=cli.number(16, 4096), default=320, help="of a picture, pixels"
+        "--width",
+        type=cli.number(16, 4096),
+        default=320,
+        help="of a picture, pixels; default: %(default)s",
     )
     add_flag(parser)
     return parser
 
 
-def write_sheet(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Writes the sheet that the arguments ask for."""
     args = make_parser().parse_args(argv)
     picture_format(args.output)
@@ -128,12 +124,3 @@ def write_sheet(argv: Sequence[str] | None) -> None:
     sheet = Image.fromarray(contact_sheet(named, args.modality, together, args.width))
     save_picture(args.output, sheet)
     print(f"{args.output}: {len(named)} images")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return status_of(write_sheet, argv)
-
-
-if __name__ == "__main__":
-    run_command(write_sheet)

@@ -1,6 +1,6 @@
-"""Command line: fetch the original of a data set, or say where to get it.
+"""Fetching the original of a data set, or saying where to get it.
 
-python -m wlsrl_jax.data.published.download --dataset=octdl --output=DIR
+wlsrl download --dataset=octdl --output=DIR
 
 TFDS's download manager fetches; its own extraction needs TensorFlow, so ``archives`` unpacks.
 The SHA-256 of a first download is written to ``checksums.tsv`` beside the file, printed, and
@@ -24,7 +24,6 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import DownloadManager
 
 from wlsrl_jax import cli
-from wlsrl_jax.cli import run_command, status_of
 from wlsrl_jax.data.published import all_specs, archives, get_spec
 from wlsrl_jax.files import Mistake, is_disk_full
 from wlsrl_jax.runtime.lock import hold
@@ -142,7 +141,7 @@ def instructions(name: str) -> str:
         f"  page:    {spec.homepage}\n"
         f"  licence: {spec.license}\n"
         f"  layout:  {' '.join((spec.scan.__doc__ or '').split())}\n"
-        f"then: python -m wlsrl_jax.data.prepare --dataset={name} --source=DIR"
+        f"then: wlsrl prepare --dataset={name} --source=DIR"
     )
 
 
@@ -278,26 +277,19 @@ def _fetch_and_unpack(files: Sequence[File], output: Path) -> Path:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m wlsrl_jax.data.published.download",
+        "download",
         description="Fetches the original of a data set, or says where to get it.",
     )
-    parser.add_argument("--dataset", required=True, help=", ".join(sorted(all_specs())))
+    names = ", ".join(sorted(all_specs()))
+    parser.add_argument("--dataset", required=True, help=f"one of {names}")
     parser.add_argument("--output", required=True, type=cli.output_folder, help="folder to make")
     parser.add_argument("--variant", default="", help="size of a MedMNIST set: 28, 64, 128, 224")
     return parser
 
 
-def _main(argv: Sequence[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = make_parser().parse_args(argv)
     original = download(args.dataset, args.output / args.dataset, args.variant)
     print(f"unpacked: {original}")
-    print(f"now: python -m wlsrl_jax.data.prepare --dataset={args.dataset} --source={original}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return status_of(_main, argv)
-
-
-if __name__ == "__main__":
-    run_command(_main)
+    print(f"now: wlsrl prepare --dataset={args.dataset} --source={original}")

@@ -63,15 +63,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("--dataset=folder, a data set of your own")
     group.add_argument("--modality", choices=list(MODALITIES), help="of the images")
-    group.add_argument("--name", help="to store and train it under; default folder")
+    group.add_argument("--name", help="to store and train it under; default: folder")
     group.add_argument(
-        "--table", type=cli.path_text, help="CSV or .xlsx with a row an image; else class folders"
+        "--table", type=cli.path_text, help="CSV or .xlsx with an image per row; else class folders"
     )
-    group.add_argument("--path_column", help="of the table; default path")
-    group.add_argument("--label_column", help="default label; DR grades 0-4 for fundus")
+    group.add_argument("--path_column", help="of the table; default: path")
+    group.add_argument(
+        "--label_column", help="of the table, DR grades 0-4 for fundus; default: label"
+    )
     group.add_argument(
         "--patient_column",
-        help="keeps a patient in one split; default patient, patient_id and the like; none",
+        help="keeps a patient in one split; default: patient, patient_id and the like, or none",
     )
     group.add_argument("--eye_column", help="left, right, OD or OS")
     group.add_argument("--split_column", help="your own division: train, val or test")

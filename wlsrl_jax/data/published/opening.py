@@ -17,16 +17,16 @@ from wlsrl_jax.files import Mistake
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say which data set lies where, and ``--workers``."""
     names = ", ".join([*sorted(all_specs()), "folder (your own)"])
-    parser.add_argument("--dataset", required=True, help=names)
+    parser.add_argument("--dataset", required=True, help=f"one of {names}")
     parser.add_argument(
         "--source", required=True, type=cli.path, help="folder as published, or an archive of it"
     )
-    parser.add_argument("--workers", type=cli.number(1), help="threads; default one a core")
+    parser.add_argument("--workers", type=cli.number(1), help="threads; default: one per core")
     parser.add_argument(
         "--leading_zeros",
         choices=["ask", "same", "different"],
         default="ask",
-        help="whether 007 and 7 are one patient, where both occur",
+        help="whether 007 and 7 are one patient, where both occur; default: %(default)s",
     )
     folder.add_flags(parser)
 

@@ -166,8 +166,9 @@ def load() -> bool:
 
 
 def load_in_background() -> None:
-    """Starts ``load`` beside whatever the program does next."""
-    threading.Thread(target=load, daemon=True).start()
+    """Starts ``load`` beside whatever the program does next, where kernels can be of use."""
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        threading.Thread(target=load, daemon=True).start()
 
 
 @functools.cache
