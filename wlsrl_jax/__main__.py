@@ -26,6 +26,7 @@ VERBS = {
     "steps": ("data.prepare.steps_sheet", "images before and after the steps of prepare"),
     "phantoms": ("data.phantoms.source", "a sheet of drawn images with known lesions"),
     "summary": ("models.summary", "shapes, parameters and FLOPs of a network"),
+    "doctor": ("report.doctor", "what this installation has and lacks, to paste into an issue"),
 }
 """Verb -> its module, with ``make_parser()`` and ``main(argv)``, and what it is for."""
 STOPPABLE = ("train", "evaluate")

@@ -32,7 +32,7 @@ def fresh(monkeypatch):
 
 
 def test_without_a_compiler_a_warning_says_so_and_xla_computes(fresh, caplog, tmp_path):
-    fresh.setattr(build, "_compiler", lambda: None)
+    fresh.setattr(build, "find_compiler", lambda: None)
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
     x, k = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 3))
     with caplog.at_level(logging.WARNING):
@@ -70,10 +70,10 @@ def test_a_damaged_library_is_built_again_and_never_opened(fresh, tmp_path):
     whole = first.read_bytes()
     made = tmp_path / "made"
     made.write_bytes(whole)
-    real = build._compiler()
+    real = build.find_compiler()
     copies = f'[ "$1" = --version ] && exec {real} --version\nfor a; do last=$a; done; '
     fresh.setenv("CXX", fake_compiler(tmp_path / "cxx", f'{copies}cp {made} "$last"'))
-    fresh.setattr(build, "_try", lambda library, compiler: None)  # was tried above
+    fresh.setattr(build, "try_library", lambda library, compiler: None)  # was tried above
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     for content in (whole[:5000], b"", b"\x7fELF" + bytes(60), bytes(flipped)):
@@ -86,7 +86,7 @@ def test_a_damaged_library_is_built_again_and_never_opened(fresh, tmp_path):
 @needs_kernels
 def test_a_library_that_answers_wrongly_is_not_used(fresh, tmp_path):
     """A compiler that makes something else of the same source, such as a broken one would."""
-    real = build._compiler()
+    real = build.find_compiler()
     nothing = tmp_path / "nothing.cc"
     nothing.write_text("int nothing;\n")
     wrapper = fake_compiler(
@@ -130,7 +130,7 @@ for c, o in ((3, 5), (16, 40), (70, 64)):
     np.testing.assert_allclose(*outs, rtol=1e-3, atol=1e-4)
 print("same")
 """
-    real = build._compiler()
+    real = build.find_compiler()
     wrapper = fake_compiler(
         tmp_path / "cxx",
         f'for a; do shift; [ "$a" = -march=native ] && a=-march={arch}; set -- "$@" "$a"; done\n'

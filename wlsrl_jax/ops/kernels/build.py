@@ -42,7 +42,8 @@ _TRIAL_SECONDS = 300
 _NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """Path of a C++ compiler: CXX, g++, clang++ or c++; None without one."""
     candidates = (os.environ.get("CXX"), "g++", "clang++", "c++")
     return next((path for c in candidates if c and (path := shutil.which(c))), None)
 
@@ -70,7 +71,7 @@ def build(directory: Path) -> Path:
     Raises:
       RuntimeError: without a compiler, or if it fails, with the reason.
     """
-    compiler = _compiler()
+    compiler = find_compiler()
     if compiler is None:
         raise RuntimeError("no C++ compiler was found (CXX, g++, clang++ or c++)")
     include = jax.ffi.include_dir()
@@ -96,7 +97,7 @@ def build(directory: Path) -> Path:
             with made.open("rb") as file:
                 os.fsync(file.fileno())  # a power loss must not leave the name of an empty file
             library = directory / f"cpu-{digest}-{_sha256(made)}.so"
-            _try(made, compiler)
+            try_library(made, compiler)
             os.replace(made, library)
     except OSError as error:
         raise RuntimeError(f"{directory}: {error.strerror}") from None
@@ -121,7 +122,7 @@ def _drop(library: Path) -> None:
         library.unlink()
 
 
-def _try(library: Path, compiler: str) -> None:
+def try_library(library: Path, compiler: str) -> None:
     """Lets a library compute in a process of its own.
 
     Raises:
