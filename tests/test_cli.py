@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -155,12 +156,52 @@ def test_help_lists_every_verb_and_loads_none():
         ([], 2, "error: a verb is needed"),
         (["card", "--workdir"], 2, "error: argument --workdir: expected one argument"),
         (["report", "runs/a"], 2, "error: the following arguments are required: --workdir"),
+        (["--print-completion=ksh"], 2, "error: --print-completion=ksh: use bash"),
     ],
 )
 def test_what_the_command_says(arguments, status, said, tmp_path):
+    if arguments and "completion" in arguments[0]:
+        pytest.importorskip("shtab")
     done = run("wlsrl_jax", *arguments, cwd=tmp_path, env=environment())
     assert done.returncode == status and said in done.stdout + done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == (1 if status else 0), done.stderr
+
+
+COMPLETED = """
+source {script}
+COMP_WORDS=({words}); COMP_CWORD=$(({count} - 1)); _shtab_wlsrl
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory):
+    pytest.importorskip("shtab")
+    if not shutil.which("bash"):
+        pytest.skip("needs bash")
+    script = tmp_path_factory.mktemp("completion") / "wlsrl.bash"
+    done = run("wlsrl_jax", "--print-completion=bash", env=environment())
+    assert done.returncode == 0, done.stderr
+    script.write_text(done.stdout)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("wlsrl e", ["evaluate", "explain", "export"]),
+        ("wlsrl predict --mod", ["--modality_check"]),
+        ("wlsrl predict --modality_check w", ["warn"]),
+        ("wlsrl report --workdir ru", ["runs"]),
+    ],
+)
+def test_a_shell_completes(words, expected, completions, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "rules.txt").touch()
+    code = COMPLETED.format(script=completions, words=words, count=len(words.split()))
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=60)  # fmt: skip
+    assert done.stdout.split() == expected, done.stderr
 
 
 def test_a_path_is_of_this_machine(monkeypatch, tmp_path):

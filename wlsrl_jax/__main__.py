@@ -39,6 +39,7 @@ Grading of retinal disease from images: data, training, evidence, prediction.
 
 wlsrl VERB --help                  the flags of a verb
 wlsrl --version                    the version
+wlsrl --print-completion=SHELL   completion for bash, zsh or fish, to be sourced; needs shtab
 
 Research use only; not a medical device, not for decisions about patients.
 """
@@ -57,7 +58,7 @@ def main() -> None:
     if verb in VERBS:
         sys.argv = [f"wlsrl {verb}", *arguments]  # as a run remembers its command
         cli.run_command(load(verb).main, arguments)
-    cli.run_command(lambda argv: _without_verb(verb))
+    cli.run_command(lambda argv: _without_verb(verb, arguments))
 
 
 def load(verb: str) -> ModuleType:
@@ -67,13 +68,15 @@ def load(verb: str) -> ModuleType:
     return importlib.import_module(f"wlsrl_jax.{VERBS[verb][0]}")
 
 
-def _without_verb(flag: str) -> None:
-    name = flag.partition("=")[0]
+def _without_verb(flag: str, arguments: list[str]) -> None:
+    name, equals, value = flag.partition("=")
     if name in ("-h", "--help"):
         lines = (f"  {verb:<12} {line}" for verb, (_, line) in VERBS.items())
         print(HELP.format(verbs="\n".join(lines)), end="")
     elif name == "--version":
         print(f"wlsrl_jax {wlsrl_jax.__version__}")
+    elif name == "--print-completion":
+        print(completion(value if equals else "".join(arguments[:1])))
     else:
         import difflib
 
@@ -85,6 +88,41 @@ def _without_verb(flag: str) -> None:
             + (f"; did you mean {near[0]}?" if near else "")
             + " (wlsrl --help lists them)"
         )
+
+
+def completion(shell: str) -> str:
+    """Makes the completion of verbs, flags and their values for a shell.
+
+    Args:
+      shell: "bash", "zsh", "fish" or "tcsh".
+
+    Returns:
+      A script to be sourced.
+
+    Raises:
+      Mistake: for another shell, or without shtab.
+    """
+    import argparse
+
+    from wlsrl_jax import cli
+    from wlsrl_jax.files import Mistake
+
+    try:
+        import shtab
+    except ImportError:
+        raise Mistake("--print-completion needs shtab: pip install shtab.") from None
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise Mistake(f"--print-completion={shell}: use {', '.join(shtab.SUPPORTED_SHELLS)}.")
+    parser = argparse.ArgumentParser(prog="wlsrl")
+    verbs = parser.add_subparsers()
+    for verb, (_, line) in VERBS.items():
+        own = load(verb).make_parser()
+        for action in own._actions:
+            if action.type in cli.PATH_TYPES:
+                folder = action.type is cli.output_folder or action.dest.endswith("dir")
+                action.complete = shtab.DIRECTORY if folder else shtab.FILE
+        verbs.add_parser(verb, help=line, parents=[own], add_help=False)
+    return shtab.complete(parser, shell)
 
 
 if __name__ == "__main__":
