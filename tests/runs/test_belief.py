@@ -56,7 +56,8 @@ def test_a_checkpoint_that_is_not_what_was_written_is_refused(damage, copy):
         data.symlink_to(copy / "elsewhere")
     else:
         (state.parent / digest.NAME).unlink()
-    with pytest.raises(Mistake, match=r"checkpoints/12 cannot be read \(.*(d/|more|digest)"):
+    told = r"checkpoints/12 cannot be read \(.*(d/|more|digest).*\)\. Restore it"
+    with pytest.raises(Mistake, match=told):
         load_trained(copy)
 
 

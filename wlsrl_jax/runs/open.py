@@ -139,7 +139,9 @@ def _step(workdir: Path, data: dict[str, Any]) -> int:
         return steps[-1] if best is None else best
     step = _selected_step(workdir, data)
     if step not in steps:
-        raise Mistake(f"{workdir}/checkpoints/{step}, the selected checkpoint, is not there.")
+        raise Mistake(
+            f"{workdir}/checkpoints/{step}, the selected checkpoint, is not there; restore it."
+        )
     if best is not None and step != best:
         raise Mistake(
             f"{workdir}/metrics.json names step {step}, but {checkpoint.HISTORY} selects step "

@@ -96,7 +96,10 @@ def _reading(directory: Path) -> Iterator[None]:
     except Mistake:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        raise Mistake(f"checkpoint {directory} cannot be read ({reason_of(error)}).") from None
+        raise Mistake(
+            f"checkpoint {directory} cannot be read ({reason_of(error)}). Restore it from a copy, "
+            "or train again in another --workdir."
+        ) from None
 
 
 def _restore(state: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
