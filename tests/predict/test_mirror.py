@@ -11,11 +11,15 @@ from tests.export.test_onnx import HEADS, TASKS
 from tests.predict.test_predict import assert_as_evaluated, rows_of, write_phantoms
 from tests.tiny import run
 from wlsrl_jax.data.phantoms.source import PhantomSource
+from wlsrl_jax.evaluate.external import evaluate_run
+from wlsrl_jax.export.__main__ import export_run
 from wlsrl_jax.export.__main__ import main as export
 from wlsrl_jax.export.run_model import load
 from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.predict import __main__ as predict
+from wlsrl_jax.runs.open import load_trained
+from wlsrl_jax.runtime.stop import StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +65,26 @@ def test_onnx(network):
             np.testing.assert_allclose(np.concatenate(rows), expected[task], atol=1e-5)
 
 
+def test_the_onnx_file_of_a_run(finished, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    trained = load_trained(finished)
+    trained.config.eval.mirror = True
+    export_run(trained, tmp_path, onnx=True)
+    source = PhantomSource("oct", "test", 50, 32, 32)
+    pixels = np.stack([source[k]["image"] for k in range(5)])
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    expected = trained.predictor()(pixels)
+    for task, found in zip(expected, session.run(list(expected), {"images": pixels}), strict=True):
+        np.testing.assert_allclose(found, expected[task], atol=1e-5)
+
+
 def test_a_run_predicts_and_exports_what_it_evaluates(tmp_path):
     workdir = tmp_path / "run"
-    run(workdir, eval__mirror=True)
+    document = run(workdir, eval__mirror=True)
+    again = evaluate_run(workdir, StopRequest())  # as the run's own field says
+    for task, values in document["test"].items():
+        assert again["test"][task]["log_loss"] == values["log_loss"]
     images, output = write_phantoms(tmp_path / "images", 50), tmp_path / "out.csv"
     arguments = [f"--workdir={workdir}", f"--output={output}", "--modality_check=off", str(images)]
     assert predict.main(arguments) == 0
