@@ -152,6 +152,16 @@ def test_sampled_order_follows_the_seed(sampling):
     assert first == again != other
 
 
+@pytest.mark.parametrize("sampling", ["natural", "sqrt", "balanced"])
+def test_augmentation_follows_the_seed(sampling):
+    # One and the same image everywhere, so that only its augmentation can differ.
+    first, again, other = (
+        take(batches(Labelled(), sampling=sampling, seed=s), 1)[0]["image"] for s in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert all((a != b).any() for a, b in zip(first, other, strict=True))
+
+
 def test_sampling_that_cannot_be():
     with pytest.raises(ValueError, match=r"sampling='even'; choose one of natural, sqrt, balanced"):
         batches(Labelled(), sampling="even")
