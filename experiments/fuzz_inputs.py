@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.config.check_fields import check_fields
 from wlsrl_jax.config.config_file import read_config_file
-from wlsrl_jax.config.fields import base_config
+from wlsrl_jax.config.fields import base_config, check_fields
 from wlsrl_jax.data.images.decode import decode, open_image, presize
 from wlsrl_jax.data.images.listing import find_images
 from wlsrl_jax.data.images.quality import reason

@@ -303,6 +303,14 @@ def changes(
     ]
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nests dotted names: undoes ``flatten``."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        put(nested, name.split("."), value)
+    return nested
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Lists what differs between two nested mappings, a line each.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.grid import Cell, Grid
-from wlsrl_jax.config.check_fields import check_fields
+from wlsrl_jax.config.fields import check_fields
 from wlsrl_jax.tasks import MODALITIES
 from wlsrl_jax.train.setup import build_run
 

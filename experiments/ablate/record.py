@@ -19,10 +19,9 @@ import numpy as np
 
 from ablate.grid import Cell, Grid
 from ablate.old_fields import renamed
-from wlsrl_jax.config.fields import completed
+from wlsrl_jax.config.fields import bound_fields, completed
 from wlsrl_jax.evaluate.predictions import read_predictions
-from wlsrl_jax.files import differences, flatten, read_json, write_json, write_whole
-from wlsrl_jax.runs.workdir import FREE_FIELDS, bound_fields
+from wlsrl_jax.files import differences, flatten, read_json, unflatten, write_json, write_whole
 from wlsrl_jax.tasks import Task, tasks_of
 
 
@@ -223,16 +222,7 @@ def check_fingerprints(
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without the fields that change no result, one of which is a path."""
-    free = {tuple(name.split(".")) for name in FREE_FIELDS}
-
-    def kept(node: Mapping[str, Any], at: tuple[str, ...]) -> dict[str, Any]:
-        return {
-            k: kept(v, (*at, k)) if isinstance(v, Mapping) else v
-            for k, v in node.items()
-            if (*at, k) not in free
-        }
-
-    return kept(config, ())
+    return unflatten(bound_fields(flatten(config)))
 
 
 def _hashed(dataset: str, names: Sequence[str]) -> np.ndarray:

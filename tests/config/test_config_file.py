@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from tests.tiny import ROOT, tiny_config
-from wlsrl_jax.config.check_fields import check_fields
+from tests.tiny import ROOT
 from wlsrl_jax.config.config_file import read_config_file
 from wlsrl_jax.config.flags import last_counts
 from wlsrl_jax.files import Mistake
@@ -30,11 +29,6 @@ def read(tmp_path, text, argument=None):
         ("c.num_epochs = 1 / 0", "mine.py, line 5: ZeroDivisionError: division by zero"),
         ("import nowhere", "mine.py, line 5: ModuleNotFoundError.*nowhere"),
         ("raise SystemExit(3)", "mine.py, line 5: SystemExit"),
-        ("c.num_epochs = None", "config.num_epochs=None must be of type float"),
-        ("c.report = None", "config.report=None must be of type bool"),
-        ("c.unlock(); c.num_epoch = 3", "config.num_epoch does not exist; is it config.num_epochs"),
-        ("c.unlock(); del c.seed", "config.seed is missing"),
-        ("c.modality = 'ct'", "config.modality='ct' must be one of oct, fundus"),
         ("return None", "get_config returns None"),
         ("return 3", "get_config returns 3"),
     ],
@@ -67,13 +61,25 @@ def test_a_good_file_is_read_as_it_is(tmp_path):
         read(tmp_path, text, "octdl")  # it takes no argument
 
 
-def test_fields_are_checked_wherever_they_come_from():
-    check_fields(tiny_config())
-    config = tiny_config()
-    with config.unlocked():
-        config.num_epoch = 3.0
-    with pytest.raises(Mistake, match="num_epoch does not exist"):
-        check_fields(config)
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("c.unlock(); c.num_epoch = 3", "config.num_epoch does not exist; is it config.num_epochs"),
+        ("c.unlock(); del c.name, c.data", "config.data.cache_mib is missing; config.data.d"),
+        ("c.modality = 'ct'", "config.modality='ct' must be one of oct, fundus"),
+        ("c.num_epochs = None", "config.num_epochs=None must be of type float"),
+    ],
+)
+def test_what_a_file_gives_is_checked_before_a_field_is_read(tmp_path, body, message):
+    path = tmp_path / "mine.py"
+    path.write_text(f"{HEAD}    c = base_config('oct')\n    {body}\n    return c\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "wlsrl_jax.main", f"--config={path}", f"--workdir={tmp_path / 'w'}"],
+        capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"error: {message}"), line
+    assert not (tmp_path / "w").exists()
 
 
 def test_of_a_flag_given_twice_the_last_one_counts():

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from wlsrl_jax.config.fields import base_config, completed
-from wlsrl_jax.files import flatten, keep_lines, read_json, write_json
-from wlsrl_jax.runs.workdir import check_config, held
+from wlsrl_jax.files import flatten, keep_lines, read_json, unflatten, write_json
+from wlsrl_jax.runs.workdir import check_config, held, write_back
 
 
 def test_json_is_whole_and_nan_is_null(tmp_path):
@@ -37,6 +37,25 @@ def test_differing_fields_are_named_and_free_ones_are_free(tmp_path):
                  "config.loss.new: None there, 1 now"):  # fmt: skip
         assert line in str(caught.value)
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+    assert unflatten({"a.b.c": 1, "d": 2, "a.e": 3}) == {"a": {"b": {"c": 1}, "e": 3}, "d": 2}
+
+
+def test_free_fields_are_written_back_and_no_others(tmp_path):
+    path = tmp_path / "config.json"
+    now = json.loads(base_config("oct").to_json())
+    old = json.loads(json.dumps(now))
+    del old["eval"]["label_map"], old["mesh"]  # as before there were these fields
+    write_json(path, old)
+    write_back(path, now)  # a default that is not in the file stays out
+    assert read_json(path) == old
+    now["checkpoint"]["keep"], now["mesh"]["fsdp"], now["seed"] = 5, 2, 9
+    now["data"]["data_dir"] = "/moved"
+    write_back(path, now, ("data.data_dir",))
+    old["data"]["data_dir"] = "/moved"
+    assert read_json(path) == old
+    write_back(path, now)
+    old["checkpoint"]["keep"], old["mesh"] = 5, {"fsdp": 2}
+    assert read_json(path) == old
 
 
 def test_a_field_that_there_was_not_yet_counts_as_its_default(tmp_path):

@@ -603,7 +603,6 @@ def test_label_maps(finished):
         ({"model__preset": "huge"}, "tiny, small"),
         ({"model__dtype": "float16"}, "float32, bfloat16"),
         ({"mesh__fsdp": 3}, "fsdp=3"),
-        ({"data__height": 8}, "16 pixels"),
         ({"task_weights": {"TO1": 0.0, "TO2": 0.0}}, "task_weights"),
         ({"allow_missing_classes": False, "data__phantom__train": 3}, "no training example of"),
     ],

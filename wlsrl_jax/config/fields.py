@@ -1,29 +1,237 @@
-"""The fields that every config has, with their defaults and what they mean.
+"""Every field of a config, once: its name, default, range and meaning, and whether it is free.
 
-The default of a field that is added must be what was done before there was one: a run that was
-started without the field goes on as if it had the default.
+``wlsrl fields`` prints the table. The default of a field that is added must
+be what was done before there was one: a run that was started without the field goes on as if it
+had the default. Importing this imports no JAX.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from wlsrl_jax.data.published import all_specs
-from wlsrl_jax.data.published.folder import is_dataset_name
-from wlsrl_jax.files import Mistake
-from wlsrl_jax.losses import loss_parameters
+from wlsrl_jax.files import Mistake, flatten, unflatten
 from wlsrl_jax.tasks import MODALITIES
 
-OF_TASKS = ("task_weights", "loss.by_task")  # a field a task: no default makes up for a head
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which values a field may have.
+
+    Attributes:
+      text: what stands after "must be".
+      holds: whether a value of the field's type is inside.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
 
 
-def dataset_names(modality: str) -> tuple[str, ...]:
-    """Returns the data sets of a modality: phantoms, and one for each builder file."""
-    return ("phantom", *(s.name for s in all_specs().values() if s.modality == modality))
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Names that are listed elsewhere, and checked there when the field is used.
+
+    Attributes:
+      place: the list or table, as "losses.LOSSES"; ``train/fields_table.py`` looks there.
+    """
+
+    place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A row of ``FIELDS``.
+
+    Attributes:
+      name: dotted; a part ``TASK`` stands for the name of each task of the modality.
+      default: which also says the type.
+      range: which values it may have; None: any of its type.
+      meaning: of its value, with the unit.
+      free: whether it may change when a run is resumed, for it changes no result.
+    """
+
+    name: str
+    default: Any
+    range: Range | Listed | None
+    meaning: str
+    free: bool = False
+
+
+def _number(text: str, holds: Callable[[Any], bool]) -> Range:
+    return Range(text, lambda value: -math.inf < value < math.inf and holds(value))
+
+
+def _one_of(*names: str) -> Range:
+    return Range(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+def _all_positive(values: Sequence[Any]) -> bool:
+    return all(type(v) is int and v > 0 for v in values)
+
+
+POSITIVE = _number("> 0", lambda v: v > 0)
+NOT_NEGATIVE = _number(">= 0", lambda v: v >= 0)
+FROM_MINUS_ONE = _number(">= -1", lambda v: v >= -1)
+FROM_SIXTEEN = _number(">= 16", lambda v: v >= 16)
+FRACTION = _number("in [0, 1]", lambda v: 0 <= v <= 1)
+BELOW_ONE = _number("in [0, 1)", lambda v: 0 <= v < 1)
+WIDTHS = Range("whole numbers > 0, as 16,32,64", _all_positive)
+
+# fmt: off
+FIELDS = (
+    Field("name", "oct", None,
+          "part of the default workdir, runs/<name>-<dataset>; by default the modality"),
+    Field("modality", "oct", Listed("tasks.MODALITIES"), "kind of the images"),
+    Field("seed", 0, NOT_NEGATIVE, "of initialisation, order, augmentation and dropout"),
+    Field("num_epochs", 10.0, POSITIVE, "length of the training"),
+    Field("batch_size", 32, POSITIVE, "global, over all devices"),
+    Field("require_accelerator", False, None, "True: running on CPU is an error", free=True),
+    Field("allow_missing_classes", False, None, "True: train although a class has no example"),
+    Field("init_from", "", None, 'workdir whose weights to start from, or "pretrained:octdl"'),
+    Field("on_leak", "refuse", _one_of("refuse", "warn"),
+          "at weights of init_from that saw images tested here; warn: record it"),
+    Field("on_nan", "stop", _one_of("stop", "skip"),
+          "at a loss that is not finite; skip: leave such steps out", free=True),
+    Field("log_every", 10, POSITIVE, "steps", free=True),
+    Field("report", True, None, "make report.html at the end", free=True),
+    Field("log_example_ids", False, None,
+          "True: write the ids of every batch to example_ids.jsonl", free=True),
+
+    Field("data.dataset", "phantom", None, "phantom, a published set, or the name of your own"),
+    Field("data.data_dir", "", None,
+          'of prepared data; "" is TFDS_DATA_DIR, then the default of TFDS', free=True),
+    Field("data.fold", -1, FROM_MINUS_ONE,
+          "of a cross-validation that was prepared; -1 is the main division"),
+    Field("data.height", 64, FROM_SIXTEEN, "pixels, of the model's input"),
+    Field("data.width", 64, FROM_SIXTEEN, "pixels, of the model's input"),
+    Field("data.num_threads", 2, POSITIVE, "that read and augment", free=True),
+    Field("data.cache_mib", 512.0, NOT_NEGATIVE,
+          "MiB of memory for decoded images of prepared data; 0 keeps none", free=True),
+    Field("data.sampling", "natural", Listed("data.sampling.POWERS"),
+          "natural: classes as they occur; sqrt, balanced: rare ones more often"),
+    Field("data.phantom.train", 2000, POSITIVE, "phantoms in the training split"),
+    Field("data.phantom.validation", 400, POSITIVE, "phantoms in the validation split"),
+    Field("data.phantom.test", 1000, POSITIVE, "phantoms in the test split"),
+    Field("data.phantom.seed", 0, NOT_NEGATIVE, "of the phantoms"),
+
+    # See data/augment.py; 0 switches one off.
+    Field("augment.flip", 0.5, FRACTION, "probability of a left-right mirror image"),
+    Field("augment.rotation", 0.0, NOT_NEGATIVE, "degrees, at most; 180 is any rotation"),
+    Field("augment.shift", 0.0, NOT_NEGATIVE, "fraction of the side, at most"),
+    Field("augment.scale", 0.0, NOT_NEGATIVE, "relative zoom in or out, at most"),
+    Field("augment.brightness", 0.0, NOT_NEGATIVE, "fraction of full range, at most"),
+    Field("augment.contrast", 0.0, NOT_NEGATIVE, "relative, at most"),
+    Field("augment.gamma", 0.0, NOT_NEGATIVE, "of log gamma, at most"),
+    Field("augment.speckle", 0.0, NOT_NEGATIVE,
+          "standard deviation of multiplicative noise, at most"),
+    Field("augment.noise", 0.0, NOT_NEGATIVE,
+          "standard deviation of additive noise, fraction of full range, at most"),
+
+    Field("mixup", 0.0, NOT_NEGATIVE,
+          "alpha of the Beta distribution of mixup, on the device; 0 mixes nothing"),
+
+    # See models/by_name.py.
+    Field("model.streams", "dual", Listed("models.by_name.STREAMS"),
+          "both streams, or one alone"),
+    Field("model.separable", "plain", Listed("models.trunks.SEPARABLE"),
+          "what the separable stream is"),
+    Field("model.standard", "plain", Listed("models.trunks.STANDARD"),
+          "what the standard stream is"),
+    Field("model.preset", "small", Listed("models.by_name.PRESETS"), "its size"),
+    Field("model.widths", (), WIDTHS, "channels of each stage; () is the trunk's, or the preset's"),
+    Field("model.blocks", 0, NOT_NEGATIVE, "convolutions of each stage; 0 is the preset's"),
+    Field("model.space_to_depth", 1, POSITIVE,
+          "side of pixel blocks made channels first; 1 is none"),
+    Field("model.hidden", 0, NOT_NEGATIVE,
+          "width of the shared dense layer; 0 is the preset's"),
+    Field("model.fusion", "concat", Listed("models.dual_stream.FUSIONS"),
+          "how the features of the streams become one vector"),
+    Field("model.norm", "batch", Listed("models.trunks.NORMS"), "normalisation"),
+    Field("model.dropout", 0.0, BELOW_ONE, "rate before the heads"),
+    Field("model.dtype", "float32", Listed("models.by_name.DTYPES"), "of the computation"),
+    Field("model.conv_implementation", "auto", Listed("ops.IMPLEMENTATIONS"),
+          "auto: by platform; xla: no compiled kernels; lax: plain"),
+
+    # See losses.py; a loss reads the parameters that it has.
+    Field("loss.name", "wlsrl", Listed("losses.LOSSES"), "of every task"),
+    Field("loss.by_task.TASK", "", Listed("losses.LOSSES"),
+          'another loss for this task; "" is loss.name'),
+    Field("loss.variant", "target", Listed("losses.VARIANTS"),
+          "of wlsrl: where the class weights apply"),
+    Field("loss.smoothing", 0.1, FRACTION, "of wlsrl, ls and gaussian: mass spread over classes"),
+    Field("loss.gamma", 2.0, NOT_NEGATIVE, "of focal: focusing strength"),
+    Field("loss.sigma", 1.0, POSITIVE, "of gaussian: width, in grades"),
+    Field("loss.scale", 1.0, POSITIVE, "of sord: sharpness"),
+    Field("loss.class_weights", "inverse", Listed("train.class_weights.SCHEMES"),
+          "how they follow from the class counts of training"),
+    Field("loss.beta", 0.999, BELOW_ONE, "of class_weights=effective_number"),
+    Field("task_weights.TASK", 1.0, NOT_NEGATIVE, "lambda; 0 switches the task's loss off"),
+
+    Field("optimizer.name", "adamw", Listed("train.optimizer.OPTIMIZERS"), "the rule"),
+    Field("optimizer.learning_rate", 2e-3, POSITIVE, "after the warm-up, where it is largest"),
+    Field("optimizer.final_fraction", 0.01, FRACTION, "of the learning rate, at the last step"),
+    Field("optimizer.warmup_epochs", 1.0, NOT_NEGATIVE, "epochs in which the rate rises"),
+    Field("optimizer.weight_decay", 0.05, NOT_NEGATIVE, "strength, for kernels"),
+    Field("optimizer.momentum", 0.9, BELOW_ONE, "of SGD; decay of AdamW's first moment"),
+    Field("optimizer.b2", 0.999, BELOW_ONE, "decay of AdamW's second moment"),
+    Field("optimizer.clip_norm", 1.0, NOT_NEGATIVE, "largest gradient norm; 0 does not clip"),
+    Field("optimizer.ema_decay", 0.99, BELOW_ONE,
+          "of the average of weights that is evaluated; 0 is no average"),
+    Field("optimizer.accumulation", 1, POSITIVE, "micro-batches per step"),
+
+    Field("checkpoint.every_steps", 100, POSITIVE, "besides every evaluation", free=True),
+    Field("checkpoint.keep", 2, POSITIVE,
+          "recent ones; the selected one is kept as well", free=True),
+
+    Field("eval.every_epochs", 1.0, POSITIVE, "epochs between two evaluations"),
+    Field("eval.batch_size", 64, POSITIVE, "global, over all devices", free=True),
+    Field("eval.mirror", False, None,
+          "True: probabilities are the mean over an image and its mirror image"),
+
+    Field("mesh.fsdp", 1, POSITIVE, "devices that share one copy of the parameters", free=True),
+)
+# fmt: on
+
+FREE_FIELDS = tuple(field.name for field in FIELDS if field.free)
+OF_TASKS = tuple(f.name.removesuffix(".TASK") for f in FIELDS if f.name.endswith(".TASK"))
+"""Fields with one per task: no default makes up for a head."""
+
+
+def all_fields() -> tuple[Field, ...]:
+    """The table, with a row for each parameter of a loss that was added."""
+    from wlsrl_jax.losses import loss_parameters  # not before: it imports JAX
+
+    known = {field.name for field in FIELDS}
+    added = (
+        Field(f"loss.{name}", default, None, "of a loss that was added; see losses.py")
+        for name, default in loss_parameters().items()
+        if f"loss.{name}" not in known
+    )
+    return (*FIELDS, *added)
+
+
+def fields_of(modality: str) -> tuple[Field, ...]:
+    """The fields of a config.
+
+    Args:
+      modality: a key of ``MODALITIES``.
+
+    Returns:
+      The rows of ``all_fields``, those for tasks once for each task of the modality.
+    """
+    own = {"name": modality, "modality": modality}
+    tasks = [rule.name for rule in MODALITIES[modality].tasks]
+    return tuple(
+        dataclasses.replace(field, name=name, default=own.get(name, field.default))
+        for field in all_fields()
+        for name in dict.fromkeys(field.name.replace("TASK", task) for task in tasks)
+    )
 
 
 def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
@@ -31,115 +239,69 @@ def base_config(modality: str, dataset: str = "phantom") -> ConfigDict:
 
     Args:
       modality: "oct" or "fundus".
-      dataset: one of ``dataset_names``, or the name under which one of your own is prepared.
+      dataset: "phantom", a published data set, or the name under which one of your own is
+        prepared; whether there is such a set is seen where it is opened.
+    """
+    config = ConfigDict(unflatten({f.name: f.default for f in fields_of(modality)}))
+    config.data.dataset = dataset
+    return config.lock()  # so that a misspelt field of a config file is an error there
+
+
+def bound_fields(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, of those of a flattened config, that a run must end with as it began."""
+    return {name: value for name, value in flat.items() if name not in FREE_FIELDS}
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Checks names, types and ranges of a config's fields.
+
+    Args:
+      config: from a file, flags or a program.
 
     Raises:
-      Mistake: for a set of another modality or what is no name, listing the known ones. That
-        a name is prepared is seen where it is opened: only then is the directory known.
+      Mistake: lists each field that does not exist, or is missing, or of another type than its
+        default; else each that is out of range.
     """
-    names = dataset_names(modality)
-    if dataset not in names and (dataset in all_specs() or not is_dataset_name(dataset)):
-        raise Mistake(
-            f"configs/{modality}.py has no data set {dataset!r}; choose one of {', '.join(names)}."
-        )
-    c = ConfigDict()
-    c.name = modality  # part of the default workdir, runs/<name>-<dataset>
-    c.modality = modality
-    c.seed = 0  # of initialisation, order, augmentation and dropout
-    c.num_epochs = 10.0
-    c.batch_size = 32  # global, over all devices
-    c.require_accelerator = False  # True: running on CPU is an error
-    c.allow_missing_classes = False  # True: train although a class has no example
-    c.init_from = ""  # workdir whose weights to start from, or "pretrained:octdl"
-    c.on_leak = "refuse"  # weights of init_from that saw images tested here, or "warn": record it
-    c.on_nan = "stop"  # at a loss that is not finite, or "skip": leave such steps out
-    c.log_every = 10  # steps
-    c.report = True  # make report.html at the end
-    c.log_example_ids = False  # True: write the ids of every batch to example_ids.jsonl
+    fields = config.to_dict()
+    modality = fields.get("modality")
+    if not isinstance(modality, str) or modality not in MODALITIES:
+        raise Mistake(f"config.modality={modality!r} must be one of {', '.join(MODALITIES)}.")
+    known = {field.name: field for field in fields_of(modality)}
+    found = flatten(fields)
+    if wrong := _of_other_kind(found, known) or _out_of_range(found, known):
+        raise Mistake("; ".join(wrong) + ".")
 
-    c.data = ConfigDict()
-    c.data.dataset = dataset
-    c.data.data_dir = ""  # of prepared data; "" is TFDS_DATA_DIR, then TFDS's default
-    c.data.fold = -1  # of a cross-validation that was prepared; -1 is the main division
-    c.data.height = 64  # pixels, of the model's input
-    c.data.width = 64
-    c.data.num_threads = 2  # that read and augment
-    c.data.cache_mib = 512.0  # of memory for decoded images of prepared data; 0 keeps none
-    c.data.sampling = "natural"  # classes as they occur; "sqrt", "balanced": rare ones more often
-    c.data.phantom = ConfigDict()  # sizes of the phantom splits
-    c.data.phantom.train = 2000
-    c.data.phantom.validation = 400
-    c.data.phantom.test = 1000
-    c.data.phantom.seed = 0
 
-    c.augment = ConfigDict()  # see data/augment.py; 0 switches one off
-    c.augment.flip = 0.5  # probability
-    c.augment.rotation = 0.0  # degrees
-    c.augment.shift = 0.0  # fraction of the side
-    c.augment.scale = 0.0  # relative
-    c.augment.brightness = 0.0  # fraction of full range
-    c.augment.contrast = 0.0  # relative
-    c.augment.gamma = 0.0  # of log gamma
-    c.augment.speckle = 0.0  # standard deviation, multiplicative
-    c.augment.noise = 0.0  # standard deviation, fraction of full range
+def _of_other_kind(found: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]:
+    wrong = []
+    for name in sorted(found.keys() - known.keys()):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; is it config.{near[0]}?" if near else ""
+        wrong.append(f"config.{name} does not exist{hint}")
+    wrong += [f"config.{name} is missing" for name in sorted(known.keys() - found.keys())]
+    return wrong + [
+        f"config.{name}={found[name]!r} must be of type {type(known[name].default).__name__}"
+        for name in sorted(known.keys() & found.keys())
+        if not _fits(found[name], known[name].default)
+    ]
 
-    c.mixup = 0.0  # alpha of the Beta distribution of mixup, on the device; 0 mixes nothing
 
-    tasks = [rule.name for rule in MODALITIES[modality].tasks]
-    c.model = ConfigDict()  # see models/by_name.py
-    c.model.streams = "dual"  # "dual", "separable" or "standard"
-    c.model.separable = "plain"  # what the separable stream is
-    c.model.standard = "plain"  # what the standard stream is, or "resnet18"
-    c.model.preset = "small"
-    c.model.widths = ()  # channels of each stage, as 16,32,64; () is the trunk's, or the preset's
-    c.model.blocks = 0  # convolutions of each stage; 0 is the preset's
-    c.model.space_to_depth = 1  # side of pixel blocks made channels first; 1 is none
-    c.model.hidden = 0  # of the shared dense layer; 0 is the preset's
-    c.model.fusion = "concat"  # "concat", "sum" or "gated"
-    c.model.norm = "batch"  # "batch" or "group"
-    c.model.dropout = 0.0
-    c.model.dtype = "float32"  # or "bfloat16", of the computation
-    c.model.conv_implementation = "auto"  # "xla": no compiled kernels; "lax": plain
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list)
+    if isinstance(value, bool) or isinstance(default, bool):
+        return type(value) is type(default)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default)) and not isinstance(value, Mapping)
 
-    c.loss = ConfigDict()  # see losses.py; a loss reads the parameters it has
-    c.loss.name = "wlsrl"
-    c.loss.by_task = dict.fromkeys(tasks, "")  # another loss for this task; "" is loss.name
-    c.loss.variant = "target"
-    c.loss.smoothing = 0.1
-    c.loss.gamma = 2.0
-    c.loss.sigma = 1.0
-    c.loss.scale = 1.0
-    c.loss.class_weights = "inverse"  # "none", "inverse", "sqrt_inverse", "effective_number"
-    c.loss.beta = 0.999  # of "effective_number"
-    for parameter, default in loss_parameters().items():
-        if parameter not in c.loss:  # of a loss that was added
-            c.loss[parameter] = default
-    c.task_weights = dict.fromkeys(tasks, 1.0)  # lambda; 0 switches the task's loss off
 
-    c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"  # or "sgd"
-    c.optimizer.learning_rate = 2e-3
-    c.optimizer.final_fraction = 0.01  # of the learning rate, at the last step
-    c.optimizer.warmup_epochs = 1.0
-    c.optimizer.weight_decay = 0.05
-    c.optimizer.momentum = 0.9
-    c.optimizer.b2 = 0.999
-    c.optimizer.clip_norm = 1.0  # 0 does not clip
-    c.optimizer.ema_decay = 0.99  # of the weights that are evaluated; 0 is no average
-    c.optimizer.accumulation = 1  # micro-batches a step
-
-    c.checkpoint = ConfigDict()
-    c.checkpoint.every_steps = 100  # besides every evaluation
-    c.checkpoint.keep = 2  # recent ones; the selected one is kept as well
-
-    c.eval = ConfigDict()
-    c.eval.every_epochs = 1.0
-    c.eval.batch_size = 64
-    c.eval.mirror = False  # True: probabilities are the mean over an image and its mirror image
-
-    c.mesh = ConfigDict()
-    c.mesh.fsdp = 1  # devices that share one copy of the parameters
-    return c.lock()  # so that a misspelt field of a config file is an error there
+def _out_of_range(found: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]:
+    return [
+        f"config.{name}={found[name]!r} must be {field.range.text}"
+        for name, field in known.items()
+        if isinstance(field.range, Range) and not field.range.holds(found[name])
+    ]
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from wlsrl_jax import cli
 from wlsrl_jax.config.config_file import read_config_file
-from wlsrl_jax.config.fields import base_config
+from wlsrl_jax.config.fields import OF_TASKS, base_config, check_fields
 from wlsrl_jax.files import Mistake, flatten, local_path, some
 
 
@@ -114,6 +114,7 @@ def parse_flags(arguments: Sequence[str]) -> TrainFlags:
     if surplus:
         raise Mistake(f"unexpected argument {surplus[0]!r}; every flag starts with --")
     config = _CONFIG.value
+    check_fields(config)
     with config.unlocked():
         for node, name in ((config.data, "data_dir"), (config, "init_from")):
             if node[name]:
@@ -186,7 +187,7 @@ def unknown_field(arguments: Sequence[str]) -> str:
         if not name.startswith("config."):
             continue
         # Fields named after tasks are those of the modality, which is not known yet.
-        if name.startswith(("config.task_weights.", "config.loss.by_task.")):
+        if name.startswith(tuple(f"config.{of}." for of in OF_TASKS)):
             continue
         node, path = fields, name.split(".")[1:]
         for depth, part in enumerate(path):

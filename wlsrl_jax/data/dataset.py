@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from wlsrl_jax.data.phantoms import source as phantom
+from wlsrl_jax.data.published import all_specs
+from wlsrl_jax.data.published.folder import is_dataset_name
 from wlsrl_jax.files import Mistake
 
 
@@ -96,6 +98,7 @@ def load_dataset(data: Any, modality: str) -> Dataset:
             digest,
             True,
         )
+    _check_name(data.dataset, modality)
     from wlsrl_jax.data.prepared import load_prepared  # TFDS is slow to import
 
     found = load_prepared(data.dataset, data.data_dir or None, data.fold, cache_mib=data.cache_mib)
@@ -120,6 +123,16 @@ def load_dataset(data: Any, modality: str) -> Dataset:
         found.pixel_bits,
         found.looks,
     )
+
+
+def _check_name(name: str, modality: str) -> None:
+    """Refuses a published set of another modality, and what can be the name of no set."""
+    known = all_specs()
+    if known[name].modality != modality if name in known else not is_dataset_name(name):
+        names = ["phantom", *(spec.name for spec in known.values() if spec.modality == modality)]
+        raise Mistake(
+            f"configs/{modality}.py has no data set {name!r}; choose one of {', '.join(names)}."
+        )
 
 
 def division(dataset: Dataset) -> str:

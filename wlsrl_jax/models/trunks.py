@@ -236,6 +236,10 @@ TRUNKS = (
     Row(PLAIN, "standard", PlainTrunk, (), _OF_PLAIN),
     Row("resnet18", "standard", ResNet18, (64, 128, 256, 512), ("widths",)),
 )
+SEPARABLE, STANDARD = (
+    tuple(row.name for row in TRUNKS if row.kind == kind) for kind in ("separable", "standard")
+)
+"""What ``config.model.separable`` and ``config.model.standard`` may be."""
 
 
 def trunk_row(kind: str, name: str) -> Row:

@@ -8,8 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from wlsrl_jax.config.check_fields import check_fields
-from wlsrl_jax.config.fields import OF_TASKS, completed
+from wlsrl_jax.config.fields import OF_TASKS, check_fields, completed
 from wlsrl_jax.data.text.names import are_different_names
 from wlsrl_jax.files import Mistake, flatten, read_json
 from wlsrl_jax.runs.identity import DERIVED

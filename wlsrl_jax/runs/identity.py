@@ -11,9 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wlsrl_jax.config.fields import completed
+from wlsrl_jax.config.fields import bound_fields, completed
 from wlsrl_jax.files import Mistake, differences, flatten, plain
-from wlsrl_jax.runs.workdir import bound_fields
 
 DERIVED = ("class_weights", "seen_in_epoch", "examples", "class_table", "audit")
 """What ``data.json`` tells besides: it follows from the rest, or answers nothing."""

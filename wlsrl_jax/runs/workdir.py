@@ -11,15 +11,15 @@ from typing import Any
 
 import jax
 
-from wlsrl_jax.config.fields import completed
+from wlsrl_jax.config.fields import FREE_FIELDS, bound_fields, completed
 from wlsrl_jax.files import (
     Mistake,
     differences,
     flatten,
     is_disk_full,
     plain,
-    put,
     read_json,
+    unflatten,
     write_json,
     write_whole,
 )
@@ -29,21 +29,6 @@ from wlsrl_jax.runtime.lock import HeldError, hold
 LOCK = ".lock"
 HOLDER = ".holder"  # a name that the run gives itself, for its other hosts
 SHARED_SECONDS = 30.0  # NFS keeps what it knows of a directory for about so long
-
-# Fields that may change between the parts of one run, for they change no result.
-FREE_FIELDS = (
-    "log_every",
-    "on_nan",
-    "require_accelerator",
-    "report",
-    "eval.batch_size",
-    "data.num_threads",
-    "data.cache_mib",
-    "data.data_dir",
-    "checkpoint",
-    "mesh",
-    "log_example_ids",
-)
 
 
 @contextlib.contextmanager
@@ -102,15 +87,6 @@ def _locked(workdir: Path, token: str) -> Iterator[None]:
         yield
 
 
-def bound_fields(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, of those of a flattened config, that a run must end with as it began."""
-    return {k: v for k, v in flat.items() if not _is_of(k, FREE_FIELDS)}
-
-
-def _is_of(name: str, fields: Sequence[str]) -> bool:
-    return f"{name}.".startswith(tuple(f"{field}." for field in fields))
-
-
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
     """Checks that a workdir's run was started with this config.
 
@@ -139,14 +115,9 @@ def write_back(path: Path, config: Mapping[str, Any], fields: Sequence[str] = FR
       config: the config of now, whose bound fields are those of the file (``check_config``).
       fields: that may change, of FREE_FIELDS.
     """
-    saved = read_json(path)
-    before = flatten(completed(saved))
-    changed = {
-        name: value
-        for name, value in flatten(plain(config)).items()
-        if _is_of(name, fields) and before.get(name) != value
-    }
-    for name, value in changed.items():
-        put(saved, name.split("."), value)
+    saved = flatten(read_json(path))
+    before = flatten(completed(unflatten(saved)))
+    now = flatten(plain(config))
+    changed = {k: now[k] for k in fields if k in now and before.get(k) != now[k]}
     if changed:
-        write_json(path, saved)
+        write_json(path, unflatten({**saved, **changed}))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wlsrl_jax.config.check_fields import check_fields
+from wlsrl_jax.config.fields import check_fields
 from wlsrl_jax.data import batches as pipeline
 from wlsrl_jax.data.dataset import is_same_data, load_dataset
 from wlsrl_jax.evaluate.predict_split import predict_split

@@ -170,8 +170,6 @@ def build_run(config: Any) -> Run:
             f"config.optimizer.accumulation={parts} must divide the {config.batch_size} rows "
             f"of a batch into multiples of the {mesh.size} devices."
         )
-    if config.data.height < 16 or config.data.width < 16:
-        raise Mistake("config.data.height and .width must be at least 16 pixels.")
     dataset = load_dataset(config.data, config.modality)
     lacking = [name for name in SPLITS if not len(dataset.splits.get(name, ()))]
     if lacking:

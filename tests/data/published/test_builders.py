@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests import sources
 from tests.tiny import load_config
+from wlsrl_jax.data.dataset import load_dataset
 from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.data.prepared import load_prepared
 from wlsrl_jax.data.published import all_specs, get_spec, layout
@@ -416,5 +417,5 @@ def test_every_data_set_has_a_config(name):
     spec = get_spec(name)
     assert load_config(spec.modality, name).data.dataset == name
     other = {"oct": "fundus", "fundus": "oct"}[spec.modality]
-    with pytest.raises(ValueError, match=f"configs/{other}.py has no data set '{name}'"):
-        load_config(other, name)
+    with pytest.raises(Mistake, match=f"configs/{other}.py has no data set '{name}'"):
+        load_dataset(load_config(other, name).data, other)

@@ -260,5 +260,6 @@ def test_a_name_that_is_not_prepared_says_what_is(tmp_path):
     config = tiny_config(data__dataset="octid", data__data_dir=str(tmp_path))
     with pytest.raises(Mistake, match="--dataset=octid .*the original: https://boreal"):
         load_dataset(config.data, "oct")
-    with pytest.raises(ValueError, match="has no data set 'No Name'"):
-        load_config("oct", "No Name")
+    config = load_config("oct", "No Name")
+    with pytest.raises(Mistake, match="configs/oct.py has no data set 'No Name'; choose one of ph"):
+        load_dataset(config.data, "oct")
