@@ -1,26 +1,17 @@
 """Fundus photographs: TF1 (normal or abnormal) and TF2 (diabetic retinopathy grade 0-4).
 
-Phantoms, no download: 5.5 minutes on 2 CPU cores; test TF2 QWK 0.95, TF1 balanced accuracy
-0.99.
+Phantoms, no download:
 
-    wlsrl train --config=configs/fundus.py
+    python -m wlsrl_jax.main --config=configs/fundus.py
 
-EyePACS (Kaggle 2015): 894 of its 35,126 images take 2.4 minutes on 2 CPU cores and are too
-few: test TF2 QWK -0.15, TF1 AUROC 0.48, no better than chance. Small lesions need the whole set
-and a larger image (--config.data.height=512 --config.data.width=512).
+A prepared data set, such as EyePACS, or your own, prepared with --dataset=folder --name=NAME. Small
+lesions need a large image:
 
     wlsrl prepare --dataset=eyepacs --source=DIR --size=512x512
-    wlsrl train --config=configs/fundus.py:eyepacs
+    wlsrl train --config=configs/fundus.py:eyepacs --config.data.height=512 --config.data.width=512
 
-APTOS 2019 (Kaggle): 760 images of grades 2, 3 and 4 alone (--allow_missing_classes to
-prepare, --config.allow_missing_classes=True to train) take 4.3 minutes on 2 CPU cores with
-AVX2; test TF2 balanced accuracy over these 0.40, AUROC 0.63, QWK 0.11.
-
-    wlsrl prepare --dataset=aptos2019 --source=DIR
-    wlsrl train --config=configs/fundus.py:aptos2019
-
-Not yet measured: messidor2, idrid, deepdrid, ddr, retinamnist, and a data set of your own,
-prepared with --dataset=folder --name=NAME and trained as :NAME.
+A set that lacks grades needs --allow_missing_classes in prepare and
+--config.allow_missing_classes=True in train. What to expect: "Results" in README.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,23 +1,16 @@
 """OCT B-scans: TO1 (disease class) and TO2 (normal or abnormal).
 
-Phantoms, no download: 0.9 minutes on 2 CPU cores; test balanced accuracy TO1 0.91-0.93, TO2
-0.98.
+Phantoms, no download:
 
-    wlsrl train --config=configs/oct.py
+    python -m wlsrl_jax.main --config=configs/oct.py
 
-OCTDL (1,645 of its images, seven classes, patients split 0.7/0.1/0.2): 13 minutes on
-2 CPU cores with AVX-512; test TO1 balanced accuracy 0.86, macro-F1 0.83; TO2 AUROC 0.99.
+A prepared data set, such as OCTDL (seven classes) or OCT2017 (four), or your own, prepared with
+--dataset=folder --name=NAME:
 
     wlsrl prepare --dataset=octdl --source=DIR
     wlsrl train --config=configs/oct.py:octdl
 
-OCT2017 (Kermany et al., four classes, 84,000 images): not yet measured.
-
-    wlsrl prepare --dataset=oct2017 --source=DIR
-    wlsrl train --config=configs/oct.py:oct2017
-
-Not yet measured: octid, duke_srinivasan, oct_c8, octmnist, and a data set of your own,
-prepared with --dataset=folder --name=NAME and trained as :NAME.
+What to expect: "Results" in README.md.
 """
 
 from ml_collections import ConfigDict
