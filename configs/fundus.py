@@ -4,8 +4,8 @@ Phantoms, no download:
 
     python -m wlsrl_jax.main --config=configs/fundus.py
 
-A prepared data set, such as EyePACS, or your own, prepared with --dataset=folder --name=NAME. Small
-lesions need a large image:
+A prepared data set (eyepacs, aptos2019, messidor2, idrid, deepdrid, ddr, retinamnist), or your own,
+prepared with --dataset=folder --name=NAME and trained as :NAME. Small lesions need a large image:
 
     wlsrl prepare --dataset=eyepacs --source=DIR --size=512x512
     wlsrl train --config=configs/fundus.py:eyepacs --config.data.height=512 --config.data.width=512

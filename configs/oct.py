@@ -4,8 +4,8 @@ Phantoms, no download:
 
     python -m wlsrl_jax.main --config=configs/oct.py
 
-A prepared data set, such as OCTDL (seven classes) or OCT2017 (four), or your own, prepared with
---dataset=folder --name=NAME:
+A prepared data set (octdl with seven classes, oct2017 with four, octid, duke_srinivasan, oct_c8,
+octmnist), or your own, prepared with --dataset=folder --name=NAME and trained as :NAME:
 
     wlsrl prepare --dataset=octdl --source=DIR
     wlsrl train --config=configs/oct.py:octdl

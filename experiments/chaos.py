@@ -262,7 +262,7 @@ def disturbed_run(
 
 def example_ids(workdir: Path) -> dict[int, list[str]]:
     """Step -> ids of its examples."""
-    from wlsrl_jax.train import example_ids
+    from wlsrl_jax.training import example_ids
 
     return example_ids.read(workdir)
 

@@ -43,7 +43,7 @@ from wlsrl_jax.models.by_name import build_model
 from wlsrl_jax.runs import packed, shipped
 from wlsrl_jax.runs.documents import read_config, read_data, read_temperatures
 from wlsrl_jax.tasks import class_counts, make_tasks
-from wlsrl_jax.train.setup import build_losses
+from wlsrl_jax.training.setup import build_losses
 
 
 @dataclasses.dataclass(frozen=True)

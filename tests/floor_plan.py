@@ -34,10 +34,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("runtime", "many machines, one run: processes, devices, signals, locks"),
         ("ops", "arithmetic by platform: convolution, normalisation, compiled kernels"),
     ),
-    (
-        ("__init__", "the version, and the first moments of a command (runtime/start.py)"),
-        ("cli", "one way to run a command and to end it (with runtime's Ctrl-C), its tables"),
-    ),
+    (("cli", "one way to run a command and to end it (with runtime's Ctrl-C), its tables"),),
     (("data/text", "names and tables of labels, as people write them"),),
     (("data/images", "from an image file to pixels, whatever the file"),),
     (
@@ -55,7 +52,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("evaluate", "predictions of a split, metrics, intervals, calibration"),),
     (
         ("explain", "maps of what a prediction rests on"),
-        ("train", "the step, the loop around it, optimiser, log"),
+        ("training", "the step, the loop around it, optimiser, log"),
     ),
     (
         ("predict", "probabilities of image files; uncertainty; a page to try it on"),
@@ -65,6 +62,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("export", "the model as one file that runs without this package"),
         ("main", "from flags to a trained run and its report"),
     ),
+    (("__init__", "the Python door: load, train; imports what it needs when it is asked"),),
     (("__main__", "the command wlsrl: its verbs, and what each is for"),),
 )
 """Lowest first: (room, what it is for). A room imports from floors below its own, never from its
@@ -83,6 +81,7 @@ class Import:
       path: of the source's file.
       line: in it.
       named: whether the code names the target, and not only what its name begins with.
+      at_once: whether it is done when the source is imported, and not in a function.
     """
 
     source: str
@@ -90,6 +89,7 @@ class Import:
     path: Path
     line: int
     named: bool = True
+    at_once: bool = True
 
 
 def modules_of(package: Path) -> dict[str, Path]:
@@ -112,6 +112,13 @@ def room_of(module: str, path: Path) -> str:
     return parts[0]
 
 
+def _waits(node: ast.AST) -> bool:
+    """Whether what stands in a part of the code is not imported when the module is."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
 class _Reader:
     """Reads the imports of one module.
 
@@ -126,7 +133,11 @@ class _Reader:
         self._root = name.partition(".")[0]
         self.imports: list[Import] = []
         self.unreadable: list[tuple[Path, int]] = []
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        parts = [part for part in ast.walk(tree) if _waits(part)]
+        self._later = {id(node) for part in parts for node in ast.walk(part)}
+        for node in ast.walk(tree):
+            self._at_once = id(node) not in self._later
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     self._add(node.lineno, alias.name)
@@ -170,7 +181,8 @@ class _Reader:
         while dotted not in self._modules:
             dotted = dotted.rpartition(".")[0]
         if dotted != self._name:
-            self.imports.append(Import(self._name, dotted, self._path, line))
+            found = Import(self._name, dotted, self._path, line, at_once=self._at_once)
+            self.imports.append(found)
 
     def _add_all(self, line: int, begin: str) -> None:
         for target in self._modules:
@@ -205,7 +217,7 @@ def read_house(package: Path = ROOT / PACKAGE) -> House:
     Imports in functions and under ``TYPE_CHECKING`` and ``importlib.import_module`` count like all
     others, and a name that a module only hands on counts as its own import. Python imports a
     folder's ``__init__`` with whatever is in the folder; that is not counted here, and ``problems``
-    forbids such a file to import anything that imports something of ours.
+    forbids such a file to import at once anything that imports something of ours.
 
     Args:
       package: its folder.
@@ -259,11 +271,11 @@ def problems(house: House) -> list[str]:
         )
         found.append(f"{shown} -> {circle[0]}: a circle; rule: no file imports itself round about")
     for i in house.imports:
-        folder = i.path.name == "__init__.py" and _holds_rooms(house, i.source)
+        folder = i.path.name == "__init__.py" and i.at_once and _holds_rooms(house, i.source)
         if folder and any(other.source == i.target for other in house.imports):
             found.append(
                 f"{house.where(i.path, i.line)}: imports {i.target}; rule: the __init__ of a "
-                "folder of rooms is imported with each of them, so it may import only what "
+                "folder of rooms is imported with each of them, so it may import at once only what "
                 "imports nothing of ours"
             )
     for path, line in house.unreadable:

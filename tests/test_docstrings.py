@@ -9,7 +9,7 @@ from wlsrl_jax import losses, metrics, tasks
 from wlsrl_jax.data import sampling
 from wlsrl_jax.models import by_name, layers
 from wlsrl_jax.ops import convolution as ops
-from wlsrl_jax.train import class_weights
+from wlsrl_jax.training import class_weights
 
 MODULES = (losses, metrics, by_name, layers, tasks, ops, class_weights, sampling)
 PUBLIC = [

@@ -33,8 +33,8 @@ from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs.input import input_spec, read_input
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.train.loop import train
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training.loop import train
+from wlsrl_jax.training.setup import build_run
 
 BUILDER = """
     from wlsrl_jax.data.published.common import DatasetSpec, Record, list_images

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wlsrl_jax import losses
 from wlsrl_jax.losses import LOSSES, VARIANTS, make_loss, wlsrl
-from wlsrl_jax.train.class_weights import class_weights
+from wlsrl_jax.training.class_weights import class_weights
 
 EYEPACS = np.array([25810, 2443, 5292, 873, 708])
 variants = st.sampled_from(VARIANTS)

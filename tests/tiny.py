@@ -19,8 +19,8 @@ from wlsrl_jax.report.build import NAME as REPORT
 from wlsrl_jax.report.build import write_report
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.train import example_ids
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.training import example_ids
+from wlsrl_jax.training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
 

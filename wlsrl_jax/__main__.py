@@ -25,7 +25,7 @@ VERBS = {
     "prepare": ("data.prepare.__main__", "a data set made ready for training"),
     "steps": ("data.prepare.steps_sheet", "images before and after the steps of prepare"),
     "phantoms": ("data.phantoms.source", "a sheet of drawn images with known lesions"),
-    "fields": ("train.fields_table", "every field of a config: default, range, meaning"),
+    "fields": ("training.fields_table", "every field of a config: default, range, meaning"),
     "summary": ("models.summary", "shapes, parameters and FLOPs of a network"),
     "doctor": ("report.doctor", "what this installation has and lacks, to paste into an issue"),
 }

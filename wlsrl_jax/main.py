@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from wlsrl_jax import cli
 from wlsrl_jax.config.flags import asks_for_help, make_parser, parse_flags
@@ -43,14 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work(stop: StopRequest) -> None:
         processes.initialize(**given.together)
         load_in_background()  # a compiler may have to run for seconds
-        from wlsrl_jax.train.loop import train  # which takes seconds as well
-
-        train(given.config, given.workdir, stop)
-        if given.config.report and processes.is_primary():
-            with stop.at_once():
-                _report(given.workdir)
+        train_and_report(given.config, given.workdir, stop)
 
     return run_stoppable(work, functools.partial(_what_to_tell, given.workdir))
+
+
+def train_and_report(config: Any, workdir: Path, stop: StopRequest) -> None:
+    """Trains, tests and reports, as far as that is not done yet.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      stop: looked at between steps.
+
+    Raises:
+      Mistake: for what the user has to correct.
+      PreemptedError: if it was asked to stop; what was done is saved.
+    """
+    from wlsrl_jax.training.loop import train  # takes seconds to import
+
+    train(config, workdir, stop)
+    if config.report and processes.is_primary():
+        with stop.at_once():
+            _report(workdir)
 
 
 def _report(workdir: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ablate.grid import Cell, Grid
 from wlsrl_jax.config.fields import check_fields
 from wlsrl_jax.tasks import MODALITIES
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training.setup import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -68,8 +68,8 @@ def jax_pieces(net: Net, implementation: str) -> tuple[Any, Any, Any, Any]:
     import optax
 
     from wlsrl_jax.losses import make_loss
-    from wlsrl_jax.train import step as steps
-    from wlsrl_jax.train.optimizer import make_optimizer
+    from wlsrl_jax.training import step as steps
+    from wlsrl_jax.training.optimizer import make_optimizer
 
     images, labels, weights = data(net)
     model = jax_model(net, implementation)

@@ -34,11 +34,9 @@ def test_every_builder_has_a_config():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_docstring_gives_commands_time_and_result(name):
+def test_the_docstring_names_every_data_set_and_shows_two_commands(name):
     text = (ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
     for dataset in CONFIGS[name][1:]:
         assert re.search(rf"\b{dataset}\b", text)
-    for dataset in CONFIGS[name][1:3]:
-        assert f"--config=configs/{name}.py:{dataset}" in text
-    assert len(re.findall(r"\d+ (?:s|minutes)\b", text)) >= 2
-    assert re.search(r"(balanced accuracy|QWK) 0\.\d\d", text)
+    assert f"python -m wlsrl_jax.main --config=configs/{name}.py\n" in text
+    assert f"wlsrl train --config=configs/{name}.py:{CONFIGS[name][1]}" in text

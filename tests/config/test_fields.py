@@ -17,8 +17,8 @@ from wlsrl_jax.config.fields import (
     fields_of,
 )
 from wlsrl_jax.files import Mistake, flatten
-from wlsrl_jax.train.fields_table import LISTS, main
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training.fields_table import LISTS, main
+from wlsrl_jax.training.setup import build_run
 
 RANGED = [field for field in fields_of("oct") if isinstance(field.range, Range)]
 LISTED = [field for field in FIELDS if isinstance(field.range, Listed)]

@@ -10,8 +10,8 @@ from jax import export
 from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.predictor import make_predict_step
-from wlsrl_jax.train import step as steps
-from wlsrl_jax.train.optimizer import make_optimizer
+from wlsrl_jax.training import step as steps
+from wlsrl_jax.training.optimizer import make_optimizer
 
 HEADS = {"TO1": 4, "TO2": 2}
 

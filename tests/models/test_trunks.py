@@ -29,7 +29,7 @@ from wlsrl_jax.report.build import build
 from wlsrl_jax.report.model_card import model_card
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.train import step as steps
+from wlsrl_jax.training import step as steps
 
 HEADS = {"TO1": 4, "TO2": 2}
 NARROW = (4, 8, 8, 12)

@@ -13,7 +13,7 @@ from wlsrl_jax.files import Mistake, flatten
 from wlsrl_jax.runs import digest, packed
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.stop import PreemptedError
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.training.loop import train
 
 
 @pytest.fixture

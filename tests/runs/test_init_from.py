@@ -10,7 +10,7 @@ from tests.tiny import tiny_config
 from wlsrl_jax.runs.init_from import take_over
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.tasks import Task
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training.setup import build_run
 
 
 @pytest.fixture(scope="module")

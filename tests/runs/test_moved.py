@@ -13,7 +13,7 @@ from wlsrl_jax.explain.__main__ import main as explain
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.report.__main__ import main as report
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.training.loop import train
 
 
 def config_of(data_dir, **changes):

@@ -24,9 +24,9 @@ from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.provenance import TrainedOn, overlap
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
 from wlsrl_jax.tasks import MODALITIES
-from wlsrl_jax.train import loop
-from wlsrl_jax.train.loop import train
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training import loop
+from wlsrl_jax.training.loop import train
+from wlsrl_jax.training.setup import build_run
 
 
 def a_test(images, groups=None, patients=None, looks=None, modality="oct"):
@@ -329,7 +329,7 @@ def asks(data, fold, finished, tmp_path):
     own, other = f"--workdir={fold[0]}", f"--ensemble={fold[0]}"
     target = config_of(data, "folds", data__fold=1, init_from=str(fold[0]))
     return {
-        "train/loop.py": lambda: train(target, tmp_path / "t", StopRequest()),
+        "training/loop.py": lambda: train(target, tmp_path / "t", StopRequest()),
         "evaluate/external.py": lambda: evaluate_on_clinic(data, fold[0]),
         "predict/uncertainty.py": lambda: uncertainty.main([own, "--method=ensemble", other]),
         "explain/__main__.py": lambda: explain.main(

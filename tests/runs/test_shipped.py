@@ -33,7 +33,7 @@ from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.open import introduction, load_trained
 from wlsrl_jax.runs.packed import MARK, WEIGHTS
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.training.loop import train
 
 SHIPPED = pretrained.resolve(pretrained.DEFAULT)
 

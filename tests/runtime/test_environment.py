@@ -39,6 +39,6 @@ def test_an_unused_accelerator_is_a_loud_warning(monkeypatch, caplog):
 def test_training_starts_without_what_only_its_end_needs():
     """Each takes a good part of a second to import."""
     late = ("scipy.stats", "sklearn", "matplotlib", "jinja2", "pydicom", "tensorflow_datasets")
-    code = f"import sys, wlsrl_jax.train.loop; print([m for m in {late} if m in sys.modules])"
+    code = f"import sys, wlsrl_jax.training.loop; print([m for m in {late} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

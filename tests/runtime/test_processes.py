@@ -17,7 +17,7 @@ import pytest
 
 from tests.tiny import ROOT, damaged_octdl, read_predictions, start, state_of, tiny_flags
 from wlsrl_jax.runtime import processes
-from wlsrl_jax.train import example_ids
+from wlsrl_jax.training import example_ids
 
 LONG = {"num_epochs": 9.0, "log_every": 1, "log_example_ids": True, "optimizer__name": "sgd",
         "optimizer__learning_rate": 0.001, "model__conv_implementation": "xla"}  # fmt: skip

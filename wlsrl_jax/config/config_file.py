@@ -9,7 +9,28 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from wlsrl_jax.files import Mistake
+from wlsrl_jax.files import Mistake, local_path, some
+
+
+def find_config_file(text: str) -> tuple[Path, str | None]:
+    """Resolves "FILE" or "FILE:DATASET".
+
+    Returns:
+      (the file, what its ``get_config`` is called with, None for its default).
+
+    Raises:
+      Mistake: if there is no such file, naming those beside it.
+    """
+    name, colon, dataset = text.partition(":")
+    if name[1:2] == ":" or "://" in text:  # a drive of Windows, or an address
+        name, colon, dataset = text, "", ""
+    path = local_path(name)
+    if not path.is_file():
+        beside = sorted(str(p) for p in path.parent.glob("*.py"))
+        there = f"; there is {', '.join(some(beside))}" if beside else ""
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise Mistake(f"--config={path} {what}{there}")
+    return path, dataset if colon else None
 
 
 def read_config_file(path: Path, argument: str | None) -> ConfigDict:

@@ -38,7 +38,7 @@ class Listed:
     """Names that are listed elsewhere, and checked there when the field is used.
 
     Attributes:
-      place: the list or table, as "losses.LOSSES"; ``train/fields_table.py`` looks there.
+      place: the list or table, as "losses.LOSSES"; ``training/fields_table.py`` looks there.
     """
 
     place: str
@@ -168,12 +168,12 @@ FIELDS = (
     Field("loss.gamma", 2.0, NOT_NEGATIVE, "of focal: focusing strength"),
     Field("loss.sigma", 1.0, POSITIVE, "of gaussian: width, in grades"),
     Field("loss.scale", 1.0, POSITIVE, "of sord: sharpness"),
-    Field("loss.class_weights", "inverse", Listed("train.class_weights.SCHEMES"),
+    Field("loss.class_weights", "inverse", Listed("training.class_weights.SCHEMES"),
           "how they follow from the class counts of training"),
     Field("loss.beta", 0.999, BELOW_ONE, "of class_weights=effective_number"),
     Field("task_weights.TASK", 1.0, NOT_NEGATIVE, "lambda; 0 switches the task's loss off"),
 
-    Field("optimizer.name", "adamw", Listed("train.optimizer.OPTIMIZERS"), "the rule"),
+    Field("optimizer.name", "adamw", Listed("training.optimizer.OPTIMIZERS"), "the rule"),
     Field("optimizer.learning_rate", 2e-3, POSITIVE, "after the warm-up, where it is largest"),
     Field("optimizer.final_fraction", 0.01, FRACTION, "of the learning rate, at the last step"),
     Field("optimizer.warmup_epochs", 1.0, NOT_NEGATIVE, "epochs in which the rate rises"),

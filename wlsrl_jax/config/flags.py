@@ -11,9 +11,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from wlsrl_jax import cli
-from wlsrl_jax.config.config_file import read_config_file
+from wlsrl_jax.config.config_file import find_config_file, read_config_file
 from wlsrl_jax.config.fields import OF_TASKS, base_config, check_fields
-from wlsrl_jax.files import Mistake, flatten, local_path, some
+from wlsrl_jax.files import Mistake, flatten, local_path
 
 
 class _PathParser(flags.ArgumentParser):
@@ -148,17 +148,10 @@ def with_config(arguments: Sequence[str]) -> list[str]:
             rest.append(argument)
     if not value:
         raise Mistake("--config is needed, such as --config=configs/oct.py")
-    name, colon, dataset = value.partition(":")
-    if name[1:2] == ":" or "://" in value:  # a drive of Windows, or an address
-        name, colon, dataset = value, "", ""
-    path = local_path(name)
-    if not path.is_file():
-        beside = sorted(str(p) for p in path.parent.glob("*.py"))
-        there = f"; there is {', '.join(some(beside))}" if beside else ""
-        raise Mistake(f"--config={path} " + ("is a folder" if path.is_dir() else "does not exist")
-                      + there)  # fmt: skip
-    read_config_file(path, dataset if colon else None)
-    return [f"--config={path}{colon}{dataset}", *rest]
+    path, dataset = find_config_file(value)
+    read_config_file(path, dataset)
+    argument = "" if dataset is None else f":{dataset}"
+    return [f"--config={path}{argument}", *rest]
 
 
 def last_counts(arguments: Sequence[str]) -> list[str]:

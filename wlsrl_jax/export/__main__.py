@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-import wlsrl_jax
 from wlsrl_jax import cli
 from wlsrl_jax.data.images import pixels as preprocess
 from wlsrl_jax.data.images import read_image
@@ -35,6 +34,7 @@ from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import InputSpec, input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
+from wlsrl_jax.runtime.version import VERSION
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -110,7 +110,7 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
         "left_out": untrained_note(run),
         "platforms": PLATFORMS,
         "sha256": hashlib.sha256(artifact).hexdigest(),
-        "made_with": {"wlsrl_jax": wlsrl_jax.__version__, "jax": jax.__version__},
+        "made_with": {"wlsrl_jax": VERSION, "jax": jax.__version__},
         "compatibility": "jax reads exported functions for at least six months after the release "
         "that wrote them; keep the workdir to export anew",
     }  # fmt: skip

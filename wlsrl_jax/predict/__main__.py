@@ -35,14 +35,13 @@ from wlsrl_jax.data.batches import filled_up
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item, find_images
 from wlsrl_jax.data.images.set_range import add_flag, range_line
-from wlsrl_jax.evaluate.calibration import fit_temperature, scale
-from wlsrl_jax.evaluate.predictions import probability_columns, read_predictions
-from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
+from wlsrl_jax.evaluate.calibration import scale
+from wlsrl_jax.evaluate.predictions import probability_columns
+from wlsrl_jax.evaluate.temperatures import temperatures
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.explain.overlay import enlarged_overlay
 from wlsrl_jax.files import Mistake, writing
 from wlsrl_jax.predict.table import PredictionFile
-from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import (
     InputSpec,
     ModelInput,
@@ -60,31 +59,6 @@ EXIT_SOME_BAD = 1
 """Exit status where some images have no row, and their reasons are in ``FILE.errors.csv``."""
 
 _LOG_SECONDS = 30  # between lines of progress where there is no terminal
-
-
-def temperatures(run: TrainedRun) -> dict[str, float]:
-    """Temperature of each task, from the run's statistics or its validation predictions.
-
-    Raises:
-      Mistake: if it has neither, or if a task has no temperature.
-    """
-    path = run.workdir / STATISTICS
-    if path.exists():
-        found = read_temperatures(path)
-    else:
-        rows = read_predictions(run.workdir / "predictions.csv", run.tasks)["validation"]
-        found = {
-            t.name: fit_temperature(rows.labels[t.name], rows.probabilities[t.name])
-            for t in run.tasks
-        }
-    known = {name: value for name, value in found.items() if value}
-    lacking = [t.name for t in run.tasks if t.name not in known]
-    if lacking:
-        raise Mistake(
-            f"--calibrated: {run.workdir} has no temperature for {', '.join(lacking)}, because its "
-            "validation split has one class only."
-        )
-    return {t.name: known[t.name] for t in run.tasks}
 
 
 def _read(spec: InputSpec, quality_check: str, item: Item) -> tuple[Item, ModelInput | str]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import wlsrl_jax
 from wlsrl_jax.evaluate.comparison import compare
 from wlsrl_jax.evaluate.telling import Tell, silent
 from wlsrl_jax.files import Mistake, changes, write_whole
@@ -21,6 +20,7 @@ from wlsrl_jax.report import plots
 from wlsrl_jax.report.collect import RunFacts, collect
 from wlsrl_jax.report.mistakes import mistakes
 from wlsrl_jax.runs import provenance
+from wlsrl_jax.runtime.version import VERSION
 from wlsrl_jax.tasks import PHANTOM_NOTE, Task
 
 NAME = "report.html"
@@ -256,7 +256,7 @@ def build(
         templates(filters=FILTERS)
         .get_template("report.html.j2")
         .render(
-            version=wlsrl_jax.__version__,
+            version=VERSION,
             date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             phantom_note=PHANTOM_NOTE,
             titles=TITLES,

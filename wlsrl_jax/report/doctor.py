@@ -20,9 +20,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-import wlsrl_jax
 from wlsrl_jax import cli
 from wlsrl_jax.files import cache_directory
+from wlsrl_jax.runtime.version import VERSION
 
 PROBLEM = "PROBLEM: "
 """How a line begins that tells of one."""
@@ -55,7 +55,7 @@ def versions() -> Iterator[str]:
     from wlsrl_jax.runtime.environment import git_commit
 
     commit = git_commit()
-    yield f"wlsrl_jax {wlsrl_jax.__version__}" + (f", commit {commit}" if commit else "")
+    yield f"wlsrl_jax {VERSION}" + (f", commit {commit}" if commit else "")
     yield f"Python {platform.python_version()}, {private(platform.platform())}"
     known = _cpu_facts()
     flags = set(known.get("flags", known.get("Features", "")).split())

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 
-import wlsrl_jax
 from wlsrl_jax import cli
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import write_whole
@@ -25,6 +24,7 @@ from wlsrl_jax.runs.packed import CARD as NAME
 from wlsrl_jax.runs.packed import is_packed, read_mark, write_mark
 from wlsrl_jax.runs.provenance import NAME as TRAINED_ON
 from wlsrl_jax.runs.shipped import resolve, results_dir
+from wlsrl_jax.runtime.version import VERSION
 from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
 
 FEW = 20
@@ -69,7 +69,7 @@ def model_card(workdir: Path, data_dir: str = "") -> str:
             metrics=[m for m in TITLES if any(m in row["metrics"] for row in rows)],
             parameters=sum(math.prod(p.shape) for p in leaves),
             phantom_note=PHANTOM_NOTE,
-            version=wlsrl_jax.__version__,
+            version=VERSION,
             date=datetime.date.today().isoformat(),
         )
     )

@@ -155,7 +155,17 @@ def read_input(item: Item, spec: InputSpec, quality_check: str = QUALITY_CHECKS[
     Raises:
       BadImageError: with the reason.
     """
-    image = item.open()
+    return make_input(item.open(), spec, quality_check)
+
+
+def make_input(
+    image: Image.Image | Wide, spec: InputSpec, quality_check: str = QUALITY_CHECKS[0]
+) -> ModelInput:
+    """Makes an opened image ready; see ``read_input``.
+
+    Raises:
+      BadImageError: with the reason.
+    """
     small = _thumbnail(image, spec)
     looks = looks_like(small, spec.modality)
     flaw = reason(small, looks) if quality_check != "off" else ""

@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-import wlsrl_jax
 from wlsrl_jax.data.audit.findings import ODDITIES, sentences
 from wlsrl_jax.data.audit.inspect import SourceImage
 from wlsrl_jax.data.audit.near_duplicates import Pair
@@ -20,6 +19,7 @@ from wlsrl_jax.data.images.read_image import PixelRange
 from wlsrl_jax.data.published.common import DatasetSpec
 from wlsrl_jax.html.page import templates
 from wlsrl_jax.html.picture import jpeg_uri
+from wlsrl_jax.runtime.version import VERSION
 
 _WIDTH = 300  # pixels of a picture
 
@@ -109,7 +109,7 @@ def render(
         templates()
         .get_template("audit.html.j2")
         .render(
-            version=wlsrl_jax.__version__,
+            version=VERSION,
             date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             document=document,
             sentences=sentences(document, show_ids=show_ids),

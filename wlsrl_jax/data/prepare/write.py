@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-import wlsrl_jax
 from wlsrl_jax.data.audit.inspect import (
     Mapper,
     SourceFile,
@@ -35,6 +34,7 @@ from wlsrl_jax.data.prepare.tfds_builder import PreparedBuilder
 from wlsrl_jax.data.published.common import DatasetSpec, Problem
 from wlsrl_jax.files import Mistake, read_json, write_json, write_whole, writing
 from wlsrl_jax.runtime.threads import ordered_map
+from wlsrl_jax.runtime.version import VERSION
 from wlsrl_jax.tasks import MODALITIES
 
 _SHARD = 2**28  # bytes of a file before compression; TFDS holds one file in memory
@@ -88,7 +88,7 @@ def make_manifest(
         "homepage": spec.homepage,
         "license": spec.license,
         "citation": spec.citation,
-        "prepared_with": f"wlsrl_jax {wlsrl_jax.__version__}",
+        "prepared_with": f"wlsrl_jax {VERSION}",
         "settings": settings,
         **({"pixel_bits": str(pixel_range)} if pixel_range else {}),
         "splits": {s: counts[s] for s in SPLITS if counts[s]},

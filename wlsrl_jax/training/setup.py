@@ -20,9 +20,9 @@ from wlsrl_jax.models.by_name import build_model, image_shape
 from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.runtime.mesh import check_batch_size, make_mesh
 from wlsrl_jax.tasks import Task, class_counts, make_tasks, tasks_document
-from wlsrl_jax.train import step as steps
-from wlsrl_jax.train.class_weights import class_weights
-from wlsrl_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from wlsrl_jax.training import step as steps
+from wlsrl_jax.training.class_weights import class_weights
+from wlsrl_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from wlsrl_jax.losses import make_loss
 from wlsrl_jax.models.dual_stream import make_model
-from wlsrl_jax.train import step as steps
+from wlsrl_jax.training import step as steps
 
 HEADS = {"TO1": 4, "TO2": 2}
 

@@ -14,8 +14,8 @@ from wlsrl_jax.models.dual_stream import FUSIONS
 from wlsrl_jax.models.trunks import NORMS, SEPARABLE, STANDARD
 from wlsrl_jax.ops import IMPLEMENTATIONS
 from wlsrl_jax.tasks import MODALITIES
-from wlsrl_jax.train.class_weights import SCHEMES
-from wlsrl_jax.train.optimizer import OPTIMIZERS
+from wlsrl_jax.training.class_weights import SCHEMES
+from wlsrl_jax.training.optimizer import OPTIMIZERS
 
 LISTS: dict[str, Collection[str]] = {
     "data.sampling.POWERS": POWERS,
@@ -30,8 +30,8 @@ LISTS: dict[str, Collection[str]] = {
     "models.trunks.STANDARD": STANDARD,
     "ops.IMPLEMENTATIONS": IMPLEMENTATIONS,
     "tasks.MODALITIES": MODALITIES,
-    "train.class_weights.SCHEMES": SCHEMES,
-    "train.optimizer.OPTIMIZERS": OPTIMIZERS,
+    "training.class_weights.SCHEMES": SCHEMES,
+    "training.optimizer.OPTIMIZERS": OPTIMIZERS,
 }
 """Where a row of ``FIELDS`` says that names are listed -> the names."""
 

@@ -11,8 +11,8 @@ from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.mesh import make_mesh
 from wlsrl_jax.runtime.stop import StopRequest
-from wlsrl_jax.train.loop import train
-from wlsrl_jax.train.trial import check_path, try_saving
+from wlsrl_jax.training.loop import train
+from wlsrl_jax.training.trial import check_path, try_saving
 
 
 @pytest.mark.parametrize("name", ["runs [try 2]/a", "what?", "all*", "back\\slash"])

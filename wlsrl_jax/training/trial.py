@@ -18,7 +18,7 @@ from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime import processes
 from wlsrl_jax.runtime.mesh import replicated
-from wlsrl_jax.train.step import TrainState
+from wlsrl_jax.training.step import TrainState
 
 _FOLDER = "trial-save"  # as long as "checkpoints" or a little less
 _GLOB = "*?[\\"

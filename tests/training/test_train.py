@@ -34,9 +34,9 @@ from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.mesh import make_mesh
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
-from wlsrl_jax.train import step as steps
-from wlsrl_jax.train.loop import train
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training import step as steps
+from wlsrl_jax.training.loop import train
+from wlsrl_jax.training.setup import build_run
 
 HEADS = {"TO1": 4, "TO2": 2}
 
@@ -450,7 +450,7 @@ def test_a_task_that_is_not_trained_selects_nothing(tmp_path):
 
 
 def test_a_set_without_a_split_is_refused_at_once(monkeypatch):
-    from wlsrl_jax.train import setup as setup_run
+    from wlsrl_jax.training import setup as setup_run
 
     load = setup_run.load_dataset
 

@@ -9,9 +9,9 @@ from wlsrl_jax.data import batches as pipeline
 from wlsrl_jax.metrics import evaluate_task, selection_score
 from wlsrl_jax.runtime.stop import StopRequest
 from wlsrl_jax.tasks import task_labels
-from wlsrl_jax.train import step as steps
-from wlsrl_jax.train.loop import train
-from wlsrl_jax.train.setup import build_run
+from wlsrl_jax.training import step as steps
+from wlsrl_jax.training.loop import train
+from wlsrl_jax.training.setup import build_run
 
 SIZE = (32, 32)
 

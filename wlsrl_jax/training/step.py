@@ -13,7 +13,7 @@ import optax
 from wlsrl_jax.losses import Loss, multitask_mean, safe_ratio
 from wlsrl_jax.models.dual_stream import Grader
 from wlsrl_jax.models.predictor import normalize
-from wlsrl_jax.train.mixup import mixup
+from wlsrl_jax.training.mixup import mixup
 
 Batch = dict[str, Any]
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wlsrl_jax.train.class_weights import SCHEMES, class_weights
+from wlsrl_jax.training.class_weights import SCHEMES, class_weights
 
 EYEPACS = [25810, 2443, 5292, 873, 708]
 counts_lists = st.lists(st.integers(1, 10**6), min_size=2, max_size=8)

@@ -29,9 +29,9 @@ from wlsrl_jax.files import Mistake
 from wlsrl_jax.losses import Loss
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime.stop import PreemptedError
-from wlsrl_jax.train import example_ids
-from wlsrl_jax.train import setup as setup_run
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.training import example_ids
+from wlsrl_jax.training import setup as setup_run
+from wlsrl_jax.training.loop import train
 
 IDS = {"log_example_ids": True}
 

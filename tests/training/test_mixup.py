@@ -5,7 +5,7 @@ import pytest
 
 from tests.tiny import run
 from wlsrl_jax.losses import LOSSES, make_loss
-from wlsrl_jax.train.mixup import mixup
+from wlsrl_jax.training.mixup import mixup
 
 WIDTHS = {"TO1": 4, "TO2": 2}
 

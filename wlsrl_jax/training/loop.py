@@ -36,11 +36,11 @@ from wlsrl_jax.runtime import environment, processes
 from wlsrl_jax.runtime.mesh import batch_sharding, replicated, state_sharding, to_global
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
 from wlsrl_jax.tasks import PHANTOM_NOTE
-from wlsrl_jax.train import example_ids
-from wlsrl_jax.train import step as steps
-from wlsrl_jax.train.log import RunLog
-from wlsrl_jax.train.setup import Run, build_run
-from wlsrl_jax.train.trial import check_path, try_saving
+from wlsrl_jax.training import example_ids
+from wlsrl_jax.training import step as steps
+from wlsrl_jax.training.log import RunLog
+from wlsrl_jax.training.setup import Run, build_run
+from wlsrl_jax.training.trial import check_path, try_saving
 
 log = logging.getLogger(__name__)
 

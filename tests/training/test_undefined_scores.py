@@ -8,7 +8,7 @@ import pytest
 from tests.tiny import StopAfter, run, tiny_config
 from wlsrl_jax.runs import checkpoint
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
-from wlsrl_jax.train.loop import train
+from wlsrl_jax.training.loop import train
 
 ONE = {"data__phantom__validation": 1, "data__phantom__test": 4}
 
@@ -58,7 +58,7 @@ def test_a_validation_split_of_one_image_selects_nothing_and_says_so(tmp_path, c
 
 
 def test_scores_that_are_not_defined_are_null_in_every_file(tmp_path, capsys, monkeypatch):
-    from wlsrl_jax.train import loop
+    from wlsrl_jax.training import loop
 
     monkeypatch.setattr(loop, "selection_score", lambda results: -math.inf)
     with pytest.raises(PreemptedError):

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from wlsrl_jax.files import Mistake
-from wlsrl_jax.train.optimizer import decay_mask, learning_rate_schedule, make_optimizer
+from wlsrl_jax.training.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 
 PARAMS = {
     "dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},
