@@ -151,11 +151,11 @@ class Model:
         ready = []
         for name, picture in pictures:
             try:
-                found = make_input(_opened(picture), spec, check)
+                found = make_input(_opened(picture), spec, "off" if check == "off" else "warn")
             except BadImageError as error:
                 raise Mistake(f"{name}: {error}") from None
-            if found.warning and check == "refuse":
-                raise Mistake(f'{name}: {found.warning}; check="off" predicts it all the same.')
+            if check == "refuse" and (reason := found.flaw or found.warning):
+                raise Mistake(f'{name}: refused: {reason}; check="off" predicts it all the same.')
             ready.append(found.image)
         return ready
 
