@@ -1,13 +1,16 @@
 """What a config says reaches the training, the averages and the evaluation."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from tests.tiny import read_predictions, state_of, tiny_config
+from tests.tiny import StopAfter, read_predictions, state_of, tiny_config
 from wlsrl_jax.data import batches as pipeline
 from wlsrl_jax.metrics import evaluate_task, selection_score
-from wlsrl_jax.runtime.stop import StopRequest
+from wlsrl_jax.runs.open import load_trained
+from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
 from wlsrl_jax.tasks import task_labels
 from wlsrl_jax.training import step as steps
 from wlsrl_jax.training.loop import train
@@ -75,3 +78,26 @@ def test_a_run_is_the_steps_of_its_config_by_hand(tmp_path):
                 t.name: evaluate_task(t, labels[t.name], expected[t.name])[0] for t in run.tasks
             }
             assert document["selected"]["score"] == pytest.approx(selection_score(scores))
+
+
+def test_the_test_split_is_opened_with_the_selected_checkpoint_not_the_last(tmp_path):
+    config = tiny_config()
+    with pytest.raises(PreemptedError):
+        train(config, tmp_path, StopAfter(13))  # behind the first of two evaluations
+    path = tmp_path / "validation.json"
+    (first,) = json.loads(path.read_text())
+    path.write_text(json.dumps([{**first, "score": 0.999}]))
+    document = train(config, tmp_path, StopRequest())
+    assert document["selected"]["step"] == first["step"] == 6
+
+    run = load_trained(tmp_path)
+    last = state_of(tmp_path)
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"ema": run.variables}):
+        if "kernel" in (name := jax.tree_util.keystr(path)):
+            assert (last[name] != leaf).any(), name
+    source = build_run(config).dataset.splits["test"]
+    expected = run.predictor()(np.stack([source[k]["image"] for k in range(len(source))]))
+    rows = [r for r in read_predictions(tmp_path) if r["split"] == "test"]
+    for task in run.tasks:
+        written = [[float(r[f"{task.name}/{c}"]) for c in task.classes] for r in rows]
+        np.testing.assert_allclose(written, expected[task.name], atol=1e-6)
