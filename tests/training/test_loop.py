@@ -9,6 +9,7 @@ import pytest
 from tests.tiny import StopAfter, read_predictions, state_of, tiny_config
 from wlsrl_jax.data import batches as pipeline
 from wlsrl_jax.metrics import evaluate_task, selection_score
+from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs.open import load_trained
 from wlsrl_jax.runtime.stop import PreemptedError, StopRequest
 from wlsrl_jax.tasks import task_labels
@@ -62,7 +63,7 @@ def test_a_run_is_the_steps_of_its_config_by_hand(tmp_path):
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(found[name], leaf, rtol=1e-5, atol=1e-6, err_msg=name)
 
-    predict = jax.jit(steps.make_predict_step(run.model))
+    predict = jax.jit(make_predict_step(run.model))
     for split in ("validation", "test"):
         source = run.dataset.splits[split]
         images = np.stack([source[k]["image"] for k in range(len(source))])

@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from wlsrl_jax.losses import make_loss
-from wlsrl_jax.models.dual_stream import make_model
+from wlsrl_jax.models.by_name import make_model
+from wlsrl_jax.models.predictor import normalize
 from wlsrl_jax.training import step as steps
 
 HEADS = {"TO1": 4, "TO2": 2}
@@ -30,7 +31,7 @@ def test_dropout_is_of_the_seed_and_the_step():
             found.append(float(step(at, {"image": image, "labels": labels})[1]["loss"]))
             logits, _ = model.apply(
                 {"params": state.params, "batch_stats": state.batch_stats},
-                steps.normalize(image),
+                normalize(image),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(jax.random.key(seed), number)},
