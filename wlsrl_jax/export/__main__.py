@@ -4,8 +4,8 @@
 
 writes ``model.stablehlo`` (``jax.export``: weights inside, any batch size, for cpu, cuda and tpu),
 ``model.json`` (what goes in and what comes out) and ``run_model.py``, which needs only jax, numpy,
-flatbuffers, OpenCV and Pillow, with ``read_image.py`` beside it, and ``preprocess.py`` where the
-run's images were cropped or preprocessed.
+flatbuffers, OpenCV and Pillow, with ``read_image.py`` and ``pixels.py`` beside it, which are those
+of this package.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import jax.numpy as jnp
 from jax import export
 
 from wlsrl_jax import cli
-from wlsrl_jax.data.images import pixels as preprocess
-from wlsrl_jax.data.images import read_image
+from wlsrl_jax.data.images import pixels, read_image
 from wlsrl_jax.evaluate.statistics import NAME as STATISTICS
 from wlsrl_jax.export import run_model as exported_model
 from wlsrl_jax.export.onnx import onnx_model
@@ -32,13 +31,13 @@ from wlsrl_jax.files import Mistake, read_json, write_json, write_whole
 from wlsrl_jax.models.by_name import build_network
 from wlsrl_jax.models.predictor import make_predict_step
 from wlsrl_jax.runs.documents import read_temperatures
-from wlsrl_jax.runs.input import InputSpec, input_spec
+from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
 from wlsrl_jax.runtime.version import VERSION
-from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
+from wlsrl_jax.tasks import PHANTOM_NOTE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FILES = ("model.stablehlo", "model.json", "run_model.py", "read_image.py")
+FILES = ("model.stablehlo", "model.json", "run_model.py", "read_image.py", "pixels.py")
 
 
 def serialize(run: TrainedRun) -> bytes:
@@ -87,13 +86,13 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
             "shape": ["batch", height, width, channels],
             "channels": "grey" if channels == 1 else "RGB",
             "steps": [
-                *(["crop to the round field, pad to a square"] if _is_cropped(spec) else []),
-                *(f"preprocess: {step} (preprocess.py)" for step in spec.preprocess),
+                *(["crop to the round field, pad to a square"] if spec.cropped else []),
+                *(f"preprocess: {step} (pixels.py)" for step in spec.preprocess),
                 *([f"resize to {spec.prepared_size[0]}x{spec.prepared_size[1]} (area)"]
                   if spec.prepared_size else []),
                 f"resize to {height}x{width} (area when shrinking, else linear)",
             ],
-            "cropped": _is_cropped(spec),
+            "cropped": spec.cropped,
             "prepared_size": spec.prepared_size,
             "preprocess": spec.preprocess,
             "pixel_bits": str(spec.pixel_range or ""),
@@ -114,17 +113,6 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
         "compatibility": "jax reads exported functions for at least six months after the release "
         "that wrote them; keep the workdir to export anew",
     }  # fmt: skip
-
-
-def _is_cropped(spec: InputSpec) -> bool:
-    """Whether images are cropped to their round field; phantoms have the model's size already."""
-    return MODALITIES[spec.modality].round_field and spec.prepared_size is not None
-
-
-def _needs_pixels(run: TrainedRun) -> bool:
-    """Whether the reader crops or preprocesses, as ``data/images/pixels.py`` does."""
-    spec = input_spec(run)
-    return _is_cropped(spec) or bool(spec.preprocess)
 
 
 def export_run(
@@ -157,9 +145,8 @@ def export_run(
         ("model.stablehlo", artifact),
         ("run_model.py", inspect.getsource(exported_model).encode()),
         ("read_image.py", inspect.getsource(read_image).encode()),
+        ("pixels.py", inspect.getsource(pixels).encode()),
     ]
-    if _needs_pixels(run):
-        files.append(("preprocess.py", inspect.getsource(preprocess).encode()))
     if onnx:
         notes = {"note": description["note"], "use": description["use"]}
         content = onnx_model(
@@ -197,8 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(PHANTOM_NOTE)
     if note := untrained_note(run):
         print(note)
-    steps = ["preprocess.py"] if _needs_pixels(run) else []
-    names = [*FILES, *steps, *(["model.onnx"] if args.onnx else [])]
+    names = [*FILES, *(["model.onnx"] if args.onnx else [])]
     sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]
     print(f"{folder}: {', '.join(sizes)}")
 

@@ -1,8 +1,7 @@
 """Runs an exported model on image files: python run_model.py [--pixel_bits=BITS] IMAGE...
 
 Needs jax, numpy, flatbuffers, opencv-python-headless and Pillow, and beside it model.stablehlo,
-model.json, read_image.py and, where model.json says that images are cropped (input.cropped) or
-names steps (input.preprocess), preprocess.py.
+model.json, read_image.py and pixels.py.
 Research use only: no medical device, not for decisions about patients.
 """
 
@@ -11,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 from jax import export
@@ -37,15 +35,6 @@ def load(folder):
     return jax.jit(export.deserialize(bytearray(artifact)).call), about
 
 
-def resize(image, height, width):
-    """Resizes ``[H, W, C]``, by area when shrinking."""
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = image.shape[0] > height or image.shape[1] > width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
-
-
 def read(path, about, page=0, pixel_range=None):
     """Reads an image file as the model's input.
 
@@ -62,26 +51,20 @@ def read(path, about, page=0, pixel_range=None):
     Raises:
       ValueError: if it cannot be read, with the reason.
     """
-    import read_image  # beside this file
+    import pixels  # beside this file
+    import read_image
 
-    _, height, width, channels = about["input"]["shape"]
+    wanted = about["input"]
+    _, height, width, channels = wanted["shape"]
     try:
         opened = read_image.open_image(Path(path), page)
         image = read_image.to_array(opened, channels, pixel_range or known_range(about))
     except (read_image.UnreadableError, OSError) as error:
         raise ValueError(f"{path}: {error}") from None
-    if about["input"]["prepared_size"]:
-        if about["input"]["cropped"]:
-            import preprocess  # beside this file
-
-            image = preprocess.crop_field(image)
-        if about["input"].get("preprocess"):
-            import preprocess
-
-            size = about["input"]["prepared_size"]
-            image = preprocess.apply_steps(image, about["input"]["preprocess"], *size)
-        image = resize(image, *about["input"]["prepared_size"])
-    return resize(image, height, width)
+    if wanted["prepared_size"]:
+        size, steps = wanted["prepared_size"], wanted["preprocess"]
+        image = pixels.shrink(image, *size, steps, crop=wanted["cropped"])
+    return pixels.resize(image, height, width)
 
 
 def known_range(about):

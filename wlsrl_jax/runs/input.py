@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wlsrl_jax.data.images.decode import shrink, to_array
+from wlsrl_jax.data.images.decode import to_array
 from wlsrl_jax.data.images.limits import BadImageError
 from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import looks_like, mismatch
-from wlsrl_jax.data.images.pixels import resize
+from wlsrl_jax.data.images.pixels import resize, shrink
 from wlsrl_jax.data.images.quality import reason
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.data.images.set_range import chosen_range, range_mistakes
@@ -22,6 +22,7 @@ from wlsrl_jax.data.images.steps import check_steps
 from wlsrl_jax.data.published import all_specs
 from wlsrl_jax.files import Mistake
 from wlsrl_jax.runs.open import TrainedRun
+from wlsrl_jax.tasks import MODALITIES
 
 QUALITY_CHECKS = ("refuse", "warn", "off")
 _CHECKED_SIDE = 256  # pixels; a photograph of 64 million is not made an array in colour twice
@@ -46,6 +47,11 @@ class InputSpec:
     prepared_size: tuple[int, int] | None
     preprocess: tuple[str, ...] = ()
     pixel_range: PixelRange | None = None
+
+    @property
+    def cropped(self) -> bool:
+        """Whether images are cropped to their round field; phantoms are drawn as they are used."""
+        return MODALITIES[self.modality].round_field and self.prepared_size is not None
 
     def for_images(self, items: Sequence[Item], pixel_bits: str = "") -> InputSpec:
         """The recipe for the images of a command, which need a range where the run has none.
@@ -128,7 +134,7 @@ def to_input(image: Image.Image | Wide, spec: InputSpec) -> np.ndarray:
     height, width, channels = spec.shape
     pixels = to_array(image, channels, spec.pixel_range)
     if spec.prepared_size is not None:
-        pixels = shrink(pixels, spec.modality, *spec.prepared_size, spec.preprocess)
+        pixels = shrink(pixels, *spec.prepared_size, spec.preprocess, crop=spec.cropped)
     return resize(pixels, height, width)
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from tests import sources
 from tests.predict.test_predict import assert_as_evaluated, rows_of
 from tests.tiny import run, wlsrl
-from wlsrl_jax.data.images.decode import presize, shrink
+from wlsrl_jax.data.images.decode import presize
 from wlsrl_jax.data.images.pixels import (
     RPE_ROW,
     SIDE,
@@ -31,6 +31,7 @@ from wlsrl_jax.data.images.pixels import (
     flatten,
     resize,
     rpe_curve,
+    shrink,
     white_borders,
 )
 from wlsrl_jax.data.images.steps import check_steps
@@ -212,10 +213,10 @@ def test_steps_come_in_order_on_a_bounded_image():
     assert apply_steps(image, (), 128, 128) is image
     assert apply_steps(image, ("clahe",), 2500, 100).shape == (2500, 1667, 1)
     scan, _ = rotated(layered(240, 400, np.full(400, 150.0)), 8)
-    forth = shrink(scan, "oct", 64, 64, ("white_borders", "flatten"))
+    forth = shrink(scan, 64, 64, ("white_borders", "flatten"), crop=False)
     one_by_one = cv2.resize(flatten(white_borders(scan)), (64, 64), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(forth[..., 0], one_by_one)
-    assert (forth != shrink(scan, "oct", 64, 64, ("flatten", "white_borders"))).any()
+    assert (forth != shrink(scan, 64, 64, ("flatten", "white_borders"), crop=False)).any()
 
 
 @pytest.mark.parametrize(
@@ -391,7 +392,7 @@ def test_the_contact_sheet(modality, tmp_path, capsys):
     with Image.open(tmp_path / "s.jpg") as sheet:
         assert sheet.width == columns * 104 + 4
         shown = np.asarray(sheet)[22:122, 4:104].astype(int)
-    crop = shrink(pixels, modality, 100, 100)
+    crop = shrink(pixels, 100, 100, crop=MODALITIES[modality].round_field)
     assert np.abs(shown - crop).mean() < 12
     assert wlsrl("steps", *flags, f"--output={tmp_path / 's.xyz'}", str(tmp_path / "a.png")) == 2
     assert ".jpg or .png" in capsys.readouterr().err

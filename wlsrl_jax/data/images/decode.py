@@ -12,7 +12,7 @@ from PIL import Image
 
 from wlsrl_jax.data.images import foreign, read_image
 from wlsrl_jax.data.images.limits import MAX_BYTES, BadImageError, bad_images, check_bytes
-from wlsrl_jax.data.images.pixels import apply_steps, crop_field, resize
+from wlsrl_jax.data.images.pixels import shrink
 from wlsrl_jax.data.images.read_image import PixelRange, Wide
 from wlsrl_jax.data.text.names import IMAGE_SUFFIXES
 from wlsrl_jax.tasks import MODALITIES
@@ -113,25 +113,6 @@ def to_array(
         return read_image.to_array(image, channels, pixel_range)
 
 
-def shrink(
-    image: np.ndarray, modality: str, height: int, width: int, steps: Sequence[str] = ()
-) -> np.ndarray:
-    """Crops a decoded image to its round field, applies steps and resizes it, as prepared data are.
-
-    Args:
-      image: uint8 ``[H, W, C]``.
-      modality: a name in ``tasks.MODALITIES``.
-      height: of the result, pixels.
-      width: of the result, pixels.
-      steps: names of ``pixels.STEPS``, applied in this order before the resize.
-
-    Returns:
-      uint8 ``[height, width, C]``.
-    """
-    image = crop_field(image) if MODALITIES[modality].round_field else image
-    return resize(apply_steps(image, steps, height, width), height, width)
-
-
 def presize(
     data: bytes,
     modality: str,
@@ -158,8 +139,9 @@ def presize(
     Raises:
       BadImageError: with the reason.
     """
-    whole = decode(data, MODALITIES[modality].channels, frame, pixel_range)
-    small = shrink(whole, modality, height, width, steps)
+    kind = MODALITIES[modality]
+    whole = decode(data, kind.channels, frame, pixel_range)
+    small = shrink(whole, height, width, steps, crop=kind.round_field)
     if small.shape[2] == 3:
         small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     done, buffer = cv2.imencode(".png", small)

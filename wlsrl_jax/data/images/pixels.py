@@ -1,6 +1,6 @@
 """What is done to pixels to make them small: the crop to the round field, steps, the resize.
 
-The steps are optional: what publications on these images do first. ``decode.shrink`` applies
+The steps are optional: what publications on these images do first. ``shrink`` applies
 them after the crop to the round field and before the resize, on an image of at most ``SIDE``
 pixels: histograms, edges and shifts are then finer than what is kept, and a photograph of 12
 million pixels costs no more than one of a million. What a step does to a pixel is part of
@@ -385,3 +385,22 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     out = cv2.resize(image, (width, height), interpolation=method)
     return out.reshape(height, width, image.shape[2])
+
+
+def shrink(
+    image: np.ndarray, height: int, width: int, steps: Sequence[str] = (), *, crop: bool
+) -> np.ndarray:
+    """Makes an image as small as prepared data are: crop, steps, resize.
+
+    Args:
+      image: uint8 ``[H, W, C]``.
+      height: of the result, pixels.
+      width: of the result, pixels.
+      steps: names of ``STEPS``, applied in this order before the resize.
+      crop: to the round field, before them.
+
+    Returns:
+      uint8 ``[height, width, C]``.
+    """
+    image = crop_field(image) if crop else image
+    return resize(apply_steps(image, steps, height, width), height, width)
