@@ -35,7 +35,6 @@ from wlsrl_jax.runs.input import QUALITY_CHECKS, add_quality_flag, input_spec, r
 from wlsrl_jax.runs.open import TrainedRun, open_run
 from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.tasks import PHANTOM_NOTE
 
 BATCH = 8
 REFERENCES = ("random", "centred_gaussian")
@@ -201,7 +200,7 @@ def explain(
                 )
     document = {
         "dataset": run.data["dataset"],
-        "note": PHANTOM_NOTE if run.data["phantom"] else "",
+        "note": run.note,
         "method": method,
         "provenance": [found.document() for found in asked],
         "mean": {

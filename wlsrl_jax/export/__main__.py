@@ -34,7 +34,6 @@ from wlsrl_jax.runs.documents import read_temperatures
 from wlsrl_jax.runs.input import input_spec
 from wlsrl_jax.runs.open import TrainedRun, load_trained, untrained_note
 from wlsrl_jax.runtime.version import VERSION
-from wlsrl_jax.tasks import PHANTOM_NOTE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("model.stablehlo", "model.json", "run_model.py", "read_image.py", "pixels.py")
@@ -77,7 +76,7 @@ def describe(run: TrainedRun, artifact: bytes) -> dict[str, Any]:
     calibration = read_temperatures(statistics) if statistics.exists() else {}
     height, width, channels = run.image_shape
     return {
-        "note": PHANTOM_NOTE if run.data["phantom"] else "",
+        "note": run.note,
         "use": "research use only: no medical device, not for decisions about patients",
         "dataset": run.data["dataset"],
         "modality": run.modality,
@@ -180,9 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     run = load_trained(args.workdir)
     folder = export_run(run, args.output, onnx=args.onnx, overwrite=args.overwrite)
-    if run.data["phantom"]:
-        print(PHANTOM_NOTE)
-    if note := untrained_note(run):
+    for note in filter(None, (run.note, untrained_note(run))):
         print(note)
     names = [*FILES, *(["model.onnx"] if args.onnx else [])]
     sizes = [f"{name} ({(folder / name).stat().st_size / 1e6:.2f} MB)" for name in names]

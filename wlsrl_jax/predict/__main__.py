@@ -53,7 +53,6 @@ from wlsrl_jax.runs.open import TrainedRun, open_run
 from wlsrl_jax.runs.shipped import DEFAULT
 from wlsrl_jax.runtime.stop import EXIT_PREEMPTED
 from wlsrl_jax.runtime.threads import ordered_map
-from wlsrl_jax.tasks import PHANTOM_NOTE
 
 EXIT_SOME_BAD = 1
 """Exit status where some images have no row, and their reasons are in ``FILE.errors.csv``."""
@@ -239,9 +238,8 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
         "quality_check": args.quality_check,
         "overlays": str(args.overlays) if args.overlays else None,
     }
-    note = PHANTOM_NOTE if run.data["phantom"] else ""
-    columns, notes = probability_columns(run.tasks), {"note": note, "workdir": str(args.workdir)}
-    with PredictionFile(output, columns, identity, notes) as file:
+    notes = {"note": run.note, "workdir": str(args.workdir)}
+    with PredictionFile(output, probability_columns(run.tasks), identity, notes) as file:
         if changed := file.changed(listed.items):
             notice = (
                 f"{len(changed)} images have changed since, such as {changed[0]}; predicted again"
@@ -302,9 +300,9 @@ def _predict(args: argparse.Namespace, output: Path) -> int:
             )
         file.finish()
     if args.output:
-        print("\n".join(filter(None, [note, f"{output}: {len(file.done)} images"])))
-    elif note:
-        print(note, file=sys.stderr)
+        print("\n".join(filter(None, [run.note, f"{output}: {len(file.done)} images"])))
+    elif run.note:
+        print(run.note, file=sys.stderr)
     return _status(file, args)
 
 

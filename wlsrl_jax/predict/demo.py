@@ -45,7 +45,7 @@ from wlsrl_jax.runs.input import (
 )
 from wlsrl_jax.runs.open import TrainedRun, introduction, open_run
 from wlsrl_jax.runs.shipped import DEFAULT
-from wlsrl_jax.tasks import MODALITIES, PHANTOM_NOTE
+from wlsrl_jax.tasks import MODALITIES
 
 DISCLAIMER = "Research use only; not a medical device, not for decisions about patients."
 _KEPT_SECONDS = 600  # what was dropped
@@ -185,8 +185,8 @@ def build_page(
         title="wlsrl_jax", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)
     ) as page:
         gr.Markdown(f"# Retinal grading: {kind}\n**{DISCLAIMER}**")
-        if run.data["phantom"]:
-            gr.Markdown(f"**{PHANTOM_NOTE}**")
+        if run.note:
+            gr.Markdown(f"**{run.note}**")
         if line := introduction(run):
             gr.Markdown(escape(line))
         file = gr.File(label=f"Drop one {kind}", height=140, elem_id="file")

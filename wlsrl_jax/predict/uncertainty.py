@@ -33,7 +33,7 @@ from wlsrl_jax.runs import provenance
 from wlsrl_jax.runs.open import TrainedRun, load_trained
 from wlsrl_jax.runs.open_data import open_dataset, split_of
 from wlsrl_jax.runs.shipped import results_dir
-from wlsrl_jax.tasks import PHANTOM_NOTE, task_labels
+from wlsrl_jax.tasks import task_labels
 
 METHODS = ("single", "tta", "dropout", "ensemble")
 BATCH = 64
@@ -263,14 +263,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = task_labels(run.tasks, raw)
     mean = {name: p.mean(axis=0, dtype=np.float64) for name, p in found.items()}
     measures = {name: uncertainties(p.astype(np.float64)) for name, p in found.items()}
-    note = PHANTOM_NOTE if run.data["phantom"] else ""
     count = next(iter(found.values())).shape[0]
     document: dict[str, Any] = {
-        "note": note, "method": args.method, "members": count, "split": args.split,
+        "note": run.note, "method": args.method, "members": count, "split": args.split,
         "seed": args.seed, "provenance": asked, "metrics": {}, "referral": {},
     }  # fmt: skip
     title = f"{args.method}, {count} members, {args.split}"
-    table = Table(title="\n".join(filter(None, [title, note])))
+    table = Table(title="\n".join(filter(None, [title, run.note])))
     for column in ("task", *SHOWN, "accuracy, 20% referred"):
         table.add_column(column.replace("_", " "), justify="left" if column == "task" else "right")
     for task in run.tasks:

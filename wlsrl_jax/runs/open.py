@@ -24,7 +24,7 @@ from wlsrl_jax.runs import checkpoint, packed
 from wlsrl_jax.runs import shipped as pretrained
 from wlsrl_jax.runs.documents import read_config, read_data, read_document
 from wlsrl_jax.runs.weights import read_weights
-from wlsrl_jax.tasks import Task
+from wlsrl_jax.tasks import PHANTOM_NOTE, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,11 @@ class TrainedRun:
     def modality(self) -> str:
         """What its images are, a name in ``tasks.MODALITIES``."""
         return self.data["modality"]
+
+    @property
+    def note(self) -> str:
+        """``PHANTOM_NOTE`` where it knows phantoms alone, else ""."""
+        return PHANTOM_NOTE if self.data["phantom"] else ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
