@@ -13,7 +13,7 @@ from flax import linen as nn
 from PIL import Image
 
 from tests import sources
-from tests.tiny import run, tiny_config
+from tests.tiny import run, tiny_config, wlsrl
 from wlsrl_jax import losses, tasks
 from wlsrl_jax.config.fields import base_config
 from wlsrl_jax.data import published as builders
@@ -23,7 +23,7 @@ from wlsrl_jax.data.images.listing import Item
 from wlsrl_jax.data.images.modality import mismatch
 from wlsrl_jax.data.images.pixels import STEPS
 from wlsrl_jax.data.phantoms.source import PHANTOMS, PhantomSource
-from wlsrl_jax.data.prepare.__main__ import main, prepare
+from wlsrl_jax.data.prepare.__main__ import prepare
 from wlsrl_jax.explain.class_maps import grad_cam
 from wlsrl_jax.export.__main__ import describe
 from wlsrl_jax.models import trunks
@@ -132,9 +132,9 @@ def test_a_modality_is_a_row_and_what_was_fitted_on_its_pictures(tmp_path, monke
         sources.write(source / name / f"{k}.jpg", sources.picture(k, "fundus"))
     flags = ["--dataset=folder", "--name=clinic", "--modality=slit_lamp", f"--source={source}",
              f"--data_dir={tmp_path}"]  # fmt: skip
-    assert main([*flags, "--preprocess=ben_graham"]) == 2
+    assert wlsrl("prepare", *flags, "--preprocess=ben_graham") == 2
     assert "not for slit_lamp images; those are clahe" in capsys.readouterr().err
-    assert main([*flags, "--preprocess=clahe"]) == 0
+    assert wlsrl("prepare", *flags, "--preprocess=clahe") == 0
     manifest = json.loads((tmp_path / "clinic" / "1.0.0" / "manifest.json").read_text())
     assert manifest["modality"] == "slit_lamp" and manifest["settings"]["size"] == [24, 40]
     assert manifest["classes"] == ["cataract", "healthy"]
