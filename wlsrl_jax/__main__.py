@@ -40,7 +40,7 @@ Grading of retinal disease from images: data, training, evidence, prediction.
 
 wlsrl VERB --help                  the flags of a verb
 wlsrl --version                    the version
-wlsrl --print-completion=SHELL   completion for bash, zsh or fish, to be sourced; needs shtab
+wlsrl --print-completion=SHELL     completion for bash, zsh or fish, to be sourced; needs shtab
 
 Research use only; not a medical device, not for decisions about patients.
 """
