@@ -10,7 +10,9 @@ SAVED = {
     "classes": ["AMD, wet", "a:b", "NORMAL"],
     "normal": "NORMAL",
     "modality": "oct",
-    "tasks": {"TO1": {"classes": ["AMD, wet", "a:b", "NORMAL"], "ordinal": False}},
+    "tasks": {
+        "TO1": {"classes": ["AMD, wet", "a:b", "NORMAL"], "label_map": [0, 1, 2], "ordinal": False}
+    },
 }
 
 

@@ -26,7 +26,9 @@ from wlsrl_jax.files import plain, read_json, write_json
 from wlsrl_jax.models.by_name import make_model
 from wlsrl_jax.models.summary import stages
 
-RESULTS = sorted((ROOT / "experiments" / "results").iterdir())
+RESULTS = sorted(
+    p for p in (ROOT / "experiments" / "results").iterdir() if (p / "records").exists()
+)
 GRIDS = sorted((ROOT / "experiments" / "grids").glob("*.py"))
 
 GRID = '''

@@ -27,10 +27,10 @@ def test_the_lock_is_for_one(tmp_path):
 
 
 def test_differing_fields_are_named_and_free_ones_are_free(tmp_path):
-    old = {"seed": 1, "loss": {"smoothing": 0.1}, "eval": {"dataset": ""}, "log_every": 10}
+    old = {"seed": 1, "loss": {"smoothing": 0.1}, "eval": {"batch_size": 8}, "log_every": 10}
     path = tmp_path / "config.json"
     write_json(path, old)
-    check_config(path, {**old, "log_every": 3, "eval": {"dataset": "octdl"}})
+    check_config(path, {**old, "log_every": 3, "eval": {"batch_size": 16}})
     with pytest.raises(ValueError) as caught:
         check_config(path, {**old, "seed": 2, "loss": {"smoothing": 0.2, "new": 1}})
     for line in ("config.seed: 1 there, 2 now", "config.loss.smoothing: 0.1 there, 0.2 now",
@@ -44,7 +44,7 @@ def test_free_fields_are_written_back_and_no_others(tmp_path):
     path = tmp_path / "config.json"
     now = json.loads(base_config("oct").to_json())
     old = json.loads(json.dumps(now))
-    del old["eval"]["label_map"], old["mesh"]  # as before there were these fields
+    del old["eval"]["mirror"], old["mesh"]  # as before there were these fields
     write_json(path, old)
     write_back(path, now)  # a default that is not in the file stays out
     assert read_json(path) == old
