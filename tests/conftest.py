@@ -5,11 +5,19 @@ import tempfile
 
 import pytest
 
+from tests.tiers import tier_of
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "wlsrl_jax_test_cache")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if tier := tier_of(item.nodeid):
+            item.add_marker(tier)
 
 
 @pytest.fixture(scope="session")
