@@ -1,6 +1,6 @@
 """Which tests are long by nature, and which make the loop while editing.
 
-``pytest`` leaves the slow ones out, ``pytest -m ''`` runs all, ``pytest -m quick`` a minute of them.
+``pytest`` leaves the slow ones out, ``-m ''`` runs all, ``-m quick`` what takes a minute.
 A case is slow where another in the default tier fails for the same mistake, or where it takes
 processes, devices or compilers by the dozen. The patterns are searched in a test's id.
 """
