@@ -298,6 +298,8 @@ READS_A_RUN = {
     "read_record",
 }
 ONE_RUN_ALONE = {
+    "evaluate/temperatures.py": "the run's own validation",
+    "predict/model.py": "images without labels",
     "predict/__main__.py": "a run and image files, no set",
     "predict/demo.py": "a run and one image",
     "export/__main__.py": "a run",
