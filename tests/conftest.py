@@ -16,7 +16,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if tier := tier_of(item.nodeid):
+        tier = tier_of(item.nodeid)
+        if tier and not item.get_closest_marker("slow"):
             item.add_marker(tier)
 
 

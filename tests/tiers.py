@@ -49,7 +49,7 @@ QUICK = (
     r"config/test_(fields|configs)\.py::",
     r"data/text/",
     r"data/images/test_(frames|listing|limits)",
-    r"evaluate/test_(aggregate|calibration|curves|operating_points|referral|evaluate)\.py::",
+    r"evaluate/test_(aggregate|calibration|curves|operating_points|referral|statistics)\.py::",
     r"html/",
     r"training/test_(optimizer|class_weights|step)\.py::",
     r"test_(files|tasks|floor_plan|pages|docstrings|init|tutorial|losses)\.py::",
