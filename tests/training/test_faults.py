@@ -78,9 +78,10 @@ def test_the_disk_is_full(finished, small_disk):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
     # Whichever file meets the end of the disk.
-    error = output.rstrip().splitlines()[-1]
+    # Threads of compiled code may now and then print after it; see runtime/stoppable.py.
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert "No space left" in error or f"the disk of --workdir={disk}/run is full" in error, output
-    assert error.startswith("error: ") and "the same command resumes" in error, output
+    assert "the same command resumes" in error, output
     complete = [p.name for p in (disk / "run" / "checkpoints").iterdir() if p.name.isdigit()]
     last = max(map(int, complete))
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
