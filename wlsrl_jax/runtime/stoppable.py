@@ -39,7 +39,7 @@ def run_stoppable(work: Callable[[StopRequest], Any], tell: Tell = what_to_tell)
     """
     stop = StopRequest()
     stop.install()
-    threading.excepthook, sys.excepthook = _thread_error, _compiled_error
+    threading.excepthook, sys.unraisablehook = _thread_error, _without_late(sys.unraisablehook)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for noisy in ("absl", "asyncio", "jax", "orbax"):  # what they raise is told once, below
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -69,10 +69,14 @@ def _thread_error(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def _compiled_error(kind: Any, error: BaseException, trace: Any) -> None:
-    """The same for what threads of compiled code print, which go on when a save has failed."""
-    if not _is_late(error):
-        sys.__excepthook__(kind, error, trace)
+def _without_late(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """The same for what compiled code reports, whose threads go on when a save has failed."""
+
+    def tell(unraisable: Any) -> None:
+        if not _is_late(unraisable.exc_value):
+            hook(unraisable)
+
+    return tell
 
 
 def _is_late(error: BaseException | None) -> bool:
