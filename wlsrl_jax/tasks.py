@@ -192,7 +192,14 @@ def make_tasks(modality: str, classes: Sequence[str], normal: str) -> tuple[Task
 
 
 def tasks_document(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
-    """Tasks as documents have them: name -> "classes", "label_map" and "ordinal", in order."""
+    """Writes tasks as documents have them.
+
+    Args:
+      tasks: the tasks.
+
+    Returns:
+      Name -> "classes", "label_map" and "ordinal", in order.
+    """
     return {
         t.name: {"classes": t.classes, "label_map": t.label_map, "ordinal": t.ordinal}
         for t in tasks
@@ -200,7 +207,13 @@ def tasks_document(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
 
 
 def tasks_of(document: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
-    """The inverse of ``tasks_document``.
+    """Reads tasks from a document: the inverse of ``tasks_document``.
+
+    Args:
+      document: what ``tasks_document`` gave.
+
+    Returns:
+      The tasks, in order.
 
     Raises:
       ValueError: if a ``label_map`` names a class that its task does not have.

@@ -31,7 +31,14 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def image_shape(config: Any) -> tuple[int, int, int]:
-    """(height, width, channels) of the input of a config's model."""
+    """The shape of one image as a config's model takes it.
+
+    Args:
+      config: the config.
+
+    Returns:
+      (height, width, channels).
+    """
     return config.data.height, config.data.width, MODALITIES[config.modality].channels
 
 
