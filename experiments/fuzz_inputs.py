@@ -341,7 +341,7 @@ def get_config(dataset="phantom"):
 
 
 def _feed_config_file(data: bytes, folder: Path) -> None:
-    check_fields(read_config_file(_written(data, folder / "config.py"), None))
+    read_config_file(_written(data, folder / "config.py"), None)
 
 
 TEXTS = {

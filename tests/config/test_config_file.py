@@ -29,6 +29,11 @@ def read(tmp_path, text, argument=None):
         ("c.num_epochs = 1 / 0", "mine.py, line 5: ZeroDivisionError: division by zero"),
         ("import nowhere", "mine.py, line 5: ModuleNotFoundError.*nowhere"),
         ("raise SystemExit(3)", "mine.py, line 5: SystemExit"),
+        ("c.num_epochs = None", "mine.py: config.num_epochs=None must be of type float"),
+        ("c.report = None", "mine.py: config.report=None must be of type bool"),
+        ("c.unlock(); c.num_epoch = 3", "mine.py: config.num_epoch does not .* config.num_epochs"),
+        ("c.unlock(); del c.seed", "mine.py: config.seed is missing"),
+        ("c.modality = 'ct'", "mine.py: config.modality='ct' must be one of oct, fundus"),
         ("return None", "get_config returns None"),
         ("return 3", "get_config returns 3"),
     ],
@@ -78,7 +83,7 @@ def test_what_a_file_gives_is_checked_before_a_field_is_read(tmp_path, body, mes
         capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and line.startswith(f"error: {message}"), line
+    assert done.returncode == 2 and line.startswith(f"error: {path}: {message}"), line
     assert not (tmp_path / "w").exists()
 
 

@@ -1,4 +1,4 @@
-"""A config file: what is wrong with the program that it is, is told with its line."""
+"""A config file: what is wrong with it is told with its name, and its line where there is one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from wlsrl_jax.config.fields import check_fields
 from wlsrl_jax.files import Mistake, local_path, some
 
 
@@ -34,7 +35,7 @@ def find_config_file(text: str) -> tuple[Path, str | None]:
 
 
 def read_config_file(path: Path, argument: str | None) -> ConfigDict:
-    """Runs a config file; ``fields.check_fields`` checks what it gives.
+    """Runs a config file and checks the fields that it gives.
 
     Args:
       path: a Python file with a function ``get_config``.
@@ -66,6 +67,10 @@ def read_config_file(path: Path, argument: str | None) -> ConfigDict:
         del sys.modules[module.__name__]
     if not isinstance(config, ConfigDict):
         raise Mistake(f"{path}: get_config returns {config!r:.80}, not a ConfigDict.")
+    try:
+        check_fields(config)
+    except Mistake as error:
+        raise Mistake(f"{path}: {error}") from None
     return config
 
 

@@ -1,8 +1,8 @@
 """Every field of a config, once: its name, default, range and meaning, and whether it is free.
 
-``wlsrl fields`` prints the table. The default of a field that is added must
-be what was done before there was one: a run that was started without the field goes on as if it
-had the default. Importing this imports no JAX.
+``wlsrl fields`` prints the table. The default of a field that is added must be what was done
+before there was one: a run that was started without the field goes on as if it had the default.
+Importing this imports no JAX.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from ml_collections import config_flags
 
 from wlsrl_jax import cli
 from wlsrl_jax.config.config_file import find_config_file, read_config_file
-from wlsrl_jax.config.fields import OF_TASKS, base_config, check_fields
-from wlsrl_jax.files import Mistake, flatten, local_path
+from wlsrl_jax.config.fields import OF_TASKS, all_fields, base_config, check_fields
+from wlsrl_jax.files import Mistake, local_path
 
 
 class _PathParser(flags.ArgumentParser):
@@ -69,7 +69,7 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(
         "train",
         description="Trains a network, or resumes the run of the workdir, and reports on it.",
-        epilog="--config.FIELD=VALUE sets any field of wlsrl_jax/config/fields.py.",
+        epilog="--config.FIELD=VALUE sets any field; wlsrl fields lists them.",
     )
     for flag in (flags.FLAGS[holder.name] for holder in _ALL):
         options: dict[str, Any] = {"help": flag.help}
@@ -156,11 +156,7 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 
 def last_counts(arguments: Sequence[str]) -> list[str]:
     """Drops all but the last of a flag for several numbers, which would be added up."""
-    several = {
-        f"config.{name}"
-        for name, default in flatten(base_config("oct").to_dict()).items()
-        if isinstance(default, tuple)
-    }
+    several = {f"config.{field.name}" for field in all_fields() if isinstance(field.default, tuple)}
     given: list[tuple[str, list[str]]] = []
     words = iter(arguments)
     for argument in words:
