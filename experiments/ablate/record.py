@@ -22,6 +22,7 @@ from ablate.old_fields import renamed
 from wlsrl_jax.config.fields import bound_fields, completed
 from wlsrl_jax.evaluate.predictions import read_predictions
 from wlsrl_jax.files import differences, flatten, read_json, unflatten, write_json, write_whole
+from wlsrl_jax.runtime.environment import processor_facts
 from wlsrl_jax.tasks import Task, tasks_of
 
 
@@ -235,16 +236,8 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
         "platform": environment["platform"],
         "python": environment["python"],
         "devices": environment["devices"],
-        "processor": _processor(),
+        "processor": processor_facts().get("model name")
+        or platform.processor()
+        or platform.machine(),
         "cores": os.cpu_count(),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -52,26 +52,17 @@ def private(text: str) -> str:
 
 def versions() -> Iterator[str]:
     """This package, Python, the system and the processor."""
-    from wlsrl_jax.runtime.environment import git_commit
+    from wlsrl_jax.runtime.environment import git_commit, processor_facts
 
     commit = git_commit()
     yield f"wlsrl_jax {VERSION}" + (f", commit {commit}" if commit else "")
     yield f"Python {platform.python_version()}, {private(platform.platform())}"
-    known = _cpu_facts()
+    known = processor_facts()
     flags = set(known.get("flags", known.get("Features", "")).split())
     vectors = [name for name in ("avx2", "avx512f", "asimd") if name in flags]
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model = known.get("model name", platform.machine())
     yield ", ".join([f"{count} cores of {model}", *vectors, *_memory()])
-
-
-def _cpu_facts() -> dict[str, str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines)
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _memory() -> Iterator[str]:

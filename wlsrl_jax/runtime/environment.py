@@ -90,6 +90,16 @@ def describe() -> dict[str, Any]:
     }
 
 
+def processor_facts() -> dict[str, str]:
+    """What Linux says of the (last) processor, as "model name" and "flags"; {} elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def git_commit() -> str | None:
     """Commit of the checkout that the package lies in, "-dirty" if it was changed."""
     root = Path(__file__).resolve().parent
